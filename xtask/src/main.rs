@@ -1,2 +1,36 @@
-//! Placeholder.
-fn main() {}
+//! The repository's chores, called by the Makefile: `cargo xtask demo | demo-down | test | check | bench | audit`.
+#![allow(clippy::print_stdout, reason = "a command line program answers on stdout")]
+
+mod house;
+mod steps;
+mod tally;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match words.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("", words.as_slice()),
+    };
+    let result = match command {
+        "demo" => steps::demo(rest),
+        "demo-down" => steps::demo_down(),
+        "test" => steps::test(rest),
+        "check" => steps::check(),
+        "bench" => steps::bench(rest),
+        "audit" => steps::audit(),
+        other => {
+            eprintln!("xtask: no chore is called `{other}`; there are demo, demo-down, test, check, bench, audit");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask {command}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

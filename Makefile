@@ -1,0 +1,29 @@
+# Everything is one line over cargo xtask. Root is needed for demo, test and bench: they make network namespaces.
+.PHONY: demo demo-down test check bench audit packages help
+
+help:            ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
+
+packages:
+	@scripts/packages
+
+demo:            ## three nodes, the scenarios with a table of results, then a lab to look around in
+	@scripts/packages demo
+	@cargo xtask demo
+
+demo-down:       ## removes the demo's labs
+	@cargo xtask demo-down
+
+test:            ## everything that a change must pass
+	@scripts/packages test
+	@cargo xtask test
+
+check:           ## formatting, lints, tests without root: what an editor's save wants
+	@cargo xtask check
+
+bench:           ## measurements beside their peers, as ratios
+	@scripts/packages bench
+	@cargo xtask bench
+
+audit:           ## advisories against the dependencies (needs cargo-deny and its database)
+	@cargo xtask audit
