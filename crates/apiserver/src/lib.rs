@@ -1,0 +1,17 @@
+//! The lab's Kubernetes API server: objects in memory behind the REST interface that `kubectl` and kube-rs speak.
+//!
+//! Objects are JSON values; what the server must know of a kind (names, scope, subresources, columns, merge keys) stands
+//! in tables. Invariant: every write passes through [`Store`], which numbers it with one revision, so that a list and
+//! the watch that follows it show each change exactly once. Nothing here is known to the node agent: it sees only HTTP.
+//!
+//! Reference: the Kubernetes API conventions and the API concepts page of Kubernetes 1.32.
+
+pub mod admission;
+pub mod error;
+pub mod kinds;
+pub mod object;
+pub mod selector;
+pub mod store;
+
+pub use error::ApiError;
+pub use store::{GroupResource, Store};
