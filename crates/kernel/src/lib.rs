@@ -1,0 +1,13 @@
+//! The only crate that touches the kernel: drivers that make it equal to the objects of `bowline-dataplane`.
+//!
+//! Everything here is blocking and belongs on a thread of its own. `unsafe` occurs in [`sys`] only. Nothing here decides what the objects
+//! should be.
+
+pub mod crash;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
+pub mod reconcile;
+mod sys;
+pub mod sysctl;
+mod wire;
