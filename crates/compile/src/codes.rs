@@ -1,0 +1,55 @@
+//! The codes of this crate's problems, each with its explanation for `bowline help CODE`. A code is never reused.
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal: $text:literal;)*) => {
+        $($(#[$doc])* pub const $name: u16 = $code;)*
+
+        /// Every code with its explanation.
+        pub const EXPLANATIONS: &[(u16, &str)] = &[$(($code, $text)),*];
+    };
+}
+
+codes! {
+    /// A node has no usable address.
+    NODE_WITHOUT_ADDRESS = 2001: "A Node has no InternalIP in its status, so nothing can be sent to its pods. The kubelet or cloud controller sets it; check its --node-ip.";
+    /// A node has no pod subnet.
+    NODE_WITHOUT_SUBNET = 2002: "A Node has no usable spec.podCIDR. Run the controller manager with --allocate-node-cidrs and --cluster-cidr, or set the field.";
+    /// Two nodes have overlapping pod subnets.
+    SUBNETS_OVERLAP = 2003: "Two Nodes claim the same pod addresses. The older Node keeps them; give the other one another subnet (delete and register it again).";
+    /// A pod subnet is no network.
+    BAD_SUBNET = 2004: "A Node's podCIDR is not a network in CIDR form and is disregarded.";
+    /// A namespace, node or pod cannot be read.
+    OBJECT_UNREADABLE = 2005: "An object has a field of the wrong type and is left out as if it did not exist.";
+    /// A pod's or node's address is no address.
+    BAD_ADDRESS = 2006: "An address in an object's status is not an IP address and is disregarded.";
+    /// Two services have the same address, protocol and port.
+    FRONTEND_TAKEN = 3001: "Two Services want the same address, protocol and port. Cluster addresses go before external ones, then the older Service keeps it.";
+    /// An external or load balancer address is not allowed.
+    EXTERNAL_ADDRESS_REFUSED = 3002: "A Service claims an external address that no setting allows it. Anyone who may write Services could otherwise draw other hosts' traffic to their pods (CVE-2020-8554). Allow the range in the agent's settings if it is yours to give.";
+    /// A virtual address is no address.
+    BAD_SERVICE_ADDRESS = 3003: "An address of a Service is not an IP address and is disregarded.";
+    /// A port number or protocol is out of range.
+    BAD_SERVICE_PORT = 3004: "A port of a Service has a number outside 1 to 65535 or a protocol other than TCP, UDP and SCTP; the others of its ports are served.";
+    /// An endpoint cannot be one.
+    BAD_ENDPOINT = 3005: "An endpoint of an EndpointSlice is not an address that a pod can have (malformed, loopback, link-local, multicast or unspecified) and is left out.";
+    /// Source ranges of a load balancer are not supported.
+    SOURCE_RANGES = 3006: "A Service limits who may use its load balancer address. This is not supported yet, so the address is not served rather than served to everyone.";
+    /// A service or slice cannot be read.
+    SERVICE_UNREADABLE = 3007: "A Service or EndpointSlice has a field of the wrong type and is left out as if it did not exist.";
+    /// A field of a service has a value that Kubernetes does not know.
+    BAD_SERVICE_FIELD = 3008: "A field of a Service has a value that Kubernetes does not know; its default is used.";
+    /// An external name is no name.
+    BAD_EXTERNAL_NAME = 3009: "The externalName of a Service is not a DNS name, so its name is not answered.";
+    /// A selector of a policy cannot be understood.
+    BAD_SELECTOR = 4001: "A selector of a NetworkPolicy cannot be understood. A peer with it matches nothing; a policy with it as podSelector closes every pod that it may mean.";
+    /// An address block of a policy cannot be understood.
+    BAD_BLOCK = 4002: "An ipBlock of a NetworkPolicy cannot be understood and matches nothing.";
+    /// A port of a policy cannot be understood.
+    BAD_POLICY_PORT = 4003: "A port of a NetworkPolicy cannot be understood and matches nothing.";
+    /// A peer of a policy is empty or contradicts itself.
+    BAD_PEER = 4004: "A peer of a NetworkPolicy is empty, or has an ipBlock beside selectors, and matches nothing.";
+    /// A policy type is unknown.
+    BAD_POLICY_TYPE = 4005: "A policyType of a NetworkPolicy is neither Ingress nor Egress; the policy is taken to close both directions.";
+    /// A policy cannot be read.
+    POLICY_UNREADABLE = 4006: "A NetworkPolicy has a field of the wrong type; the pods that it selects (all of its namespace if that cannot be read) are closed in both directions.";
+}

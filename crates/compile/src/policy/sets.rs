@@ -1,0 +1,210 @@
+//! Sets of pod addresses and of named ports, each defined by its selectors alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bowline_model::intent::policy::{AddressSet, NamedPortSet, SetId};
+use bowline_model::{PodName, Protocol};
+use imbl::{OrdMap, OrdSet};
+use sha2::{Digest, Sha256};
+
+use super::member::Member;
+use super::selector::Selector;
+
+/// Where the pods of a set are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scope {
+    /// In this namespace.
+    Namespace(Arc<str>),
+    /// In namespaces with such labels.
+    Namespaces(Selector),
+}
+
+/// The definition of a set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum SetKey {
+    /// Addresses of pods with such labels.
+    Pods(Scope, Selector),
+    /// Ports of that name and protocol of all pods in scope.
+    Ports(Scope, Arc<str>, Protocol),
+}
+
+impl SetKey {
+    fn scope(&self) -> &Scope {
+        match self {
+            SetKey::Pods(scope, _) | SetKey::Ports(scope, _, _) => scope,
+        }
+    }
+
+    /// Its id: something to read, and 64 bits of SHA-256 over the definition. Writers of policies could find collisions in a
+    /// weaker hash, and so choose the members of others' sets.
+    pub(crate) fn id(&self) -> SetId {
+        let (mut text, hint) = match self {
+            SetKey::Pods(_, pods) => (format!("pods {pods}"), "pods"),
+            SetKey::Ports(_, name, protocol) => (format!("port {name:?} {protocol}"), "port"),
+        };
+        let place = match self.scope() {
+            Scope::Namespace(namespace) => {
+                text.push_str(&format!(" in {namespace:?}"));
+                namespace.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').take(24).collect()
+            }
+            Scope::Namespaces(selector) => {
+                text.push_str(&format!(" in namespaces {selector}"));
+                "any".to_owned()
+            }
+        };
+        let mut id = format!("{hint}-{place}-");
+        for byte in Sha256::digest(text.as_bytes()).iter().take(8) {
+            // Writing to a String cannot fail.
+            let _ = write!(id, "{byte:02x}");
+        }
+        SetId(id.into())
+    }
+
+    fn chooses(&self, pod: &PodName, member: &Member) -> bool {
+        let in_scope = match self.scope() {
+            Scope::Namespace(namespace) => pod.namespace == *namespace,
+            Scope::Namespaces(selector) => member.namespace_labels.as_ref().is_some_and(|labels| selector.matches(labels)),
+        };
+        in_scope
+            && match self {
+                SetKey::Pods(_, pods) => pods.matches(&member.labels),
+                SetKey::Ports(..) => true,
+            }
+    }
+
+    fn ports<'a>(&'a self, member: &'a Member) -> impl Iterator<Item = (IpAddr, Protocol, u16)> + 'a {
+        let (wanted, wanted_protocol) = match self {
+            SetKey::Ports(_, name, protocol) => (Some(name), Some(*protocol)),
+            SetKey::Pods(..) => (None, None),
+        };
+        let named = member.ports.iter().filter(move |(name, protocol, _)| Some(name) == wanted && Some(*protocol) == wanted_protocol);
+        named.flat_map(|(_, protocol, port)| member.addresses.iter().map(move |ip| (*ip, *protocol, *port)))
+    }
+}
+
+/// The sets that are in use, with an index by namespace, so that a pod's change looks only at sets that may mean it.
+#[derive(Debug, Default)]
+pub(crate) struct Sets {
+    local: BTreeMap<Arc<str>, BTreeMap<SetKey, SetId>>,
+    wide: BTreeMap<SetKey, SetId>,
+    /// Members of pod sets.
+    pub(crate) pods: OrdMap<SetId, Arc<AddressSet>>,
+    /// Members of named-port sets.
+    pub(crate) ports: OrdMap<SetId, Arc<NamedPortSet>>,
+}
+
+impl Sets {
+    /// Makes `wanted` the sets in use; gives whether that changed anything.
+    pub(crate) fn hold(&mut self, wanted: &BTreeSet<SetKey>, members: &BTreeMap<PodName, Member>) -> bool {
+        let held: BTreeSet<SetKey> = self.wide.keys().chain(self.local.values().flat_map(BTreeMap::keys)).cloned().collect();
+        for key in held.difference(wanted) {
+            self.remove(key);
+        }
+        for key in wanted.difference(&held) {
+            self.insert(key, members);
+        }
+        held != *wanted
+    }
+
+    /// Moves a pod's addresses: out as it was in, whole step first for all pods, then in as it is (see [`Sets::put`]).
+    pub(crate) fn take(&mut self, pod: &PodName, member: &Member) -> bool {
+        let mut changed = false;
+        for (key, id) in self.meaning(&pod.namespace) {
+            if key.chooses(pod, member) {
+                match key {
+                    SetKey::Pods(..) => {
+                        changed |= edit(&mut self.pods, &id, |set| {
+                            member.addresses.iter().for_each(|ip| {
+                                set.remove(ip);
+                            })
+                        })
+                    }
+                    SetKey::Ports(..) => {
+                        changed |= edit(&mut self.ports, &id, |set| {
+                            key.ports(member).for_each(|port| {
+                                set.remove(&port);
+                            })
+                        });
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    /// Adds a pod's addresses to the sets that mean it.
+    pub(crate) fn put(&mut self, pod: &PodName, member: &Member) -> bool {
+        let mut changed = false;
+        for (key, id) in self.meaning(&pod.namespace) {
+            if key.chooses(pod, member) {
+                match key {
+                    SetKey::Pods(..) => changed |= edit(&mut self.pods, &id, |set| set.extend(member.addresses.iter().copied())),
+                    SetKey::Ports(..) => changed |= edit(&mut self.ports, &id, |set| set.extend(key.ports(member))),
+                }
+            }
+        }
+        changed
+    }
+
+    fn meaning(&self, namespace: &Arc<str>) -> Vec<(SetKey, SetId)> {
+        let local = self.local.get(namespace).into_iter().flatten();
+        local.chain(&self.wide).map(|(key, id)| (key.clone(), id.clone())).collect()
+    }
+
+    fn insert(&mut self, key: &SetKey, members: &BTreeMap<PodName, Member>) {
+        let id = key.id();
+        let chosen = |(pod, member): &(&PodName, &Member)| key.chooses(pod, member);
+        let meant: Vec<(&PodName, &Member)> = match key.scope() {
+            Scope::Namespace(namespace) => {
+                let first = PodName::new(namespace.clone(), "");
+                let same = members.range(first..).take_while(|(pod, _)| pod.namespace == *namespace);
+                same.filter(chosen).collect()
+            }
+            Scope::Namespaces(_) => members.iter().filter(chosen).collect(),
+        };
+        match key {
+            SetKey::Pods(..) => {
+                let set = meant.iter().flat_map(|(_, member)| member.addresses.iter().copied()).collect();
+                self.pods.insert(id.clone(), Arc::new(set));
+            }
+            SetKey::Ports(..) => {
+                let set = meant.iter().flat_map(|(_, member)| key.ports(member)).collect();
+                self.ports.insert(id.clone(), Arc::new(set));
+            }
+        }
+        match key.scope() {
+            Scope::Namespace(namespace) => self.local.entry(namespace.clone()).or_default().insert(key.clone(), id),
+            Scope::Namespaces(_) => self.wide.insert(key.clone(), id),
+        };
+    }
+
+    fn remove(&mut self, key: &SetKey) {
+        let id = match key.scope() {
+            Scope::Namespace(namespace) => {
+                let id = self.local.get_mut(namespace).and_then(|keys| keys.remove(key));
+                self.local.retain(|_, keys| !keys.is_empty());
+                id
+            }
+            Scope::Namespaces(_) => self.wide.remove(key),
+        };
+        if let Some(id) = id {
+            self.pods.remove(&id);
+            self.ports.remove(&id);
+        }
+    }
+}
+
+/// Edits a set in place, and gives whether that changed it; an unchanged one stays the same object.
+fn edit<T: Ord + Clone>(sets: &mut OrdMap<SetId, Arc<OrdSet<T>>>, id: &SetId, edit: impl FnOnce(&mut OrdSet<T>)) -> bool {
+    let Some(old) = sets.get(id) else { return false };
+    let mut new = OrdSet::clone(old);
+    edit(&mut new);
+    if old.diff(&new).next().is_none() {
+        return false;
+    }
+    sets.insert(id.clone(), Arc::new(new));
+    true
+}

@@ -1,0 +1,163 @@
+//! Services and EndpointSlices to frontends with their endpoints.
+//!
+//! Invariant: no two services have a frontend of the same address, protocol and port. Allocated addresses go before claimed
+//! ones, then the older service before the younger, then the name decides.
+
+pub(crate) mod endpoints;
+mod frontends;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bowline_model::intent::services::{Frontend, FrontendAddress, ServiceIntent, ServicesIntent};
+use bowline_model::{Problem, Protocol, ServiceName};
+use imbl::OrdMap;
+
+use frontends::{Candidate, Rank};
+
+use crate::codes;
+use crate::world::{Age, Service, Touched, World};
+
+/// What makes two frontends the same.
+type FrontendKey = (FrontendAddress, Protocol, u16);
+
+/// A claim to a frontend; the least has it.
+type Claim = (Rank, Age, ServiceName);
+
+/// Everything that services were compiled from, and what came of it.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    candidates: BTreeMap<ServiceName, Candidate>,
+    claims: BTreeMap<FrontendKey, BTreeSet<Claim>>,
+    conflicts: BTreeMap<ServiceName, Vec<Problem>>,
+    exposed: BTreeSet<ServiceName>,
+    intent: ServicesIntent,
+}
+
+impl State {
+    /// Follows the world; gives whether anything came out differently.
+    pub(crate) fn turn(&mut self, world: &World, touched: &Touched) -> bool {
+        if touched.all {
+            let settings = world.settings();
+            let old = std::mem::take(self);
+            self.intent = ServicesIntent {
+                services: OrdMap::new(),
+                node_port_addresses: settings.node_port_addresses.clone(),
+                service_cidrs: settings.service_cidrs.clone(),
+            };
+            let all = world.services().keys().cloned().collect();
+            self.recompile(world, all);
+            return old.intent != self.intent;
+        }
+        let mut names = touched.services.clone();
+        if !touched.nodes.is_empty() {
+            names.extend(self.exposed.iter().cloned());
+        }
+        self.recompile(world, names)
+    }
+
+    /// What came of it.
+    pub(crate) fn intent(&self) -> ServicesIntent {
+        self.intent.clone()
+    }
+
+    /// What is wrong with the services.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
+        let own = self.candidates.values().flat_map(|candidate| &candidate.problems);
+        own.chain(self.conflicts.values().flatten())
+    }
+
+    fn recompile(&mut self, world: &World, names: BTreeSet<ServiceName>) -> bool {
+        let mut affected = BTreeSet::new();
+        for name in names {
+            let new = world.services().get(&name).map(|service| frontends::compile(world, &name, service));
+            if new.as_ref() == self.candidates.get(&name) {
+                continue;
+            }
+            self.withdraw(&name, &mut affected);
+            if let Some(new) = new {
+                self.enter(&name, new, &mut affected);
+            }
+            affected.insert(name);
+        }
+        let mut changed = false;
+        for name in affected {
+            changed |= self.settle(&name);
+        }
+        changed
+    }
+
+    fn withdraw(&mut self, name: &ServiceName, affected: &mut BTreeSet<ServiceName>) {
+        self.exposed.remove(name);
+        let Some(old) = self.candidates.remove(name) else { return };
+        for (key, (rank, _)) in &old.frontends {
+            let Some(claims) = self.claims.get_mut(key) else { continue };
+            claims.remove(&(*rank, old.age.clone(), name.clone()));
+            affected.extend(claims.iter().map(|(_, _, other)| other.clone()));
+            if claims.is_empty() {
+                self.claims.remove(key);
+            }
+        }
+    }
+
+    fn enter(&mut self, name: &ServiceName, new: Candidate, affected: &mut BTreeSet<ServiceName>) {
+        for (key, (rank, _)) in &new.frontends {
+            let claims = self.claims.entry(*key).or_default();
+            affected.extend(claims.iter().map(|(_, _, other)| other.clone()));
+            claims.insert((*rank, new.age.clone(), name.clone()));
+        }
+        if new.exposed {
+            self.exposed.insert(name.clone());
+        }
+        self.candidates.insert(name.clone(), new);
+    }
+
+    /// Gives a service the frontends that are its own; gives whether it has others than before.
+    fn settle(&mut self, name: &ServiceName) -> bool {
+        let mut frontends = Vec::new();
+        let mut conflicts = Vec::new();
+        for (key, (_, frontend)) in self.candidates.get(name).iter().flat_map(|candidate| &candidate.frontends) {
+            match self.claims.get(key).and_then(BTreeSet::first) {
+                Some((_, _, owner)) if owner != name => conflicts.push(conflict(name, owner, frontend)),
+                _ => frontends.push(frontend.clone()),
+            }
+        }
+        frontends.sort();
+        match conflicts.is_empty() {
+            true => self.conflicts.remove(name),
+            false => self.conflicts.insert(name.clone(), conflicts),
+        };
+        let old = self.intent.services.get(name);
+        if frontends.is_empty() {
+            return self.intent.services.remove(name).is_some();
+        }
+        if old.is_some_and(|old| old.frontends == frontends) {
+            return false;
+        }
+        self.intent.services.insert(name.clone(), Arc::new(ServiceIntent { frontends }));
+        true
+    }
+}
+
+fn conflict(name: &ServiceName, owner: &ServiceName, frontend: &Frontend) -> Problem {
+    let (protocol, port) = (frontend.protocol, frontend.port);
+    let what = match frontend.address {
+        FrontendAddress::Vip(ip) => format!("{ip} {protocol} port {port} belongs to Service {owner} already"),
+        FrontendAddress::NodePort(family) => {
+            format!("{family} node port {port} {protocol} belongs to Service {owner} already")
+        }
+    };
+    let fix = "give one of the two another address or port";
+    Problem::new(codes::FRONTEND_TAKEN, what, format!("Service {name}, spec.ports"), fix)
+}
+
+/// Whether a service has no virtual address by its own wish.
+pub(crate) fn is_headless(service: &Service) -> bool {
+    let spec = &service.spec;
+    spec.cluster_ip.as_deref() == Some("None") || spec.cluster_ips.first().is_some_and(|ip| &**ip == "None")
+}
+
+/// A port number from 1 to 65535.
+pub(crate) fn port_number(number: i64) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number != 0)
+}

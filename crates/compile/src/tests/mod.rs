@@ -1,0 +1,5 @@
+//! Tests of the whole: objects in, expectation out.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod notation;
+mod policy_table;

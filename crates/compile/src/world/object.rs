@@ -1,0 +1,174 @@
+//! The kinds of object that the world is made of, and their decoding from the API's JSON.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bowline_model::Problem;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{EndpointSlice, Namespace, NetworkPolicy, NetworkPolicySpec, Node, ObjectMeta, Pod, Service};
+use crate::codes;
+
+/// A kind of Kubernetes object that the world is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// Namespaces.
+    Namespace,
+    /// Nodes.
+    Node,
+    /// Pods.
+    Pod,
+    /// Services.
+    Service,
+    /// EndpointSlices.
+    EndpointSlice,
+    /// NetworkPolicies.
+    NetworkPolicy,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 6] = [Kind::Namespace, Kind::Node, Kind::Pod, Kind::Service, Kind::EndpointSlice, Kind::NetworkPolicy];
+
+    /// Its name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Namespace => "Namespace",
+            Kind::Node => "Node",
+            Kind::Pod => "Pod",
+            Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
+            Kind::NetworkPolicy => "NetworkPolicy",
+        }
+    }
+
+    fn unreadable_code(self) -> u16 {
+        match self {
+            Kind::Namespace | Kind::Node | Kind::Pod => codes::OBJECT_UNREADABLE,
+            Kind::Service | Kind::EndpointSlice => codes::SERVICE_UNREADABLE,
+            Kind::NetworkPolicy => codes::POLICY_UNREADABLE,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Names one object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace; empty for objects of the cluster.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// The object `name` of `kind` in `namespace` (empty for objects of the cluster).
+    pub fn new(kind: Kind, namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        ObjectKey { kind, namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// An object of one of the kinds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant holds the kind of its name")]
+pub enum Object {
+    Namespace(Arc<Namespace>),
+    Node(Arc<Node>),
+    Pod(Arc<Pod>),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
+    NetworkPolicy(Arc<NetworkPolicy>),
+}
+
+macro_rules! objects {
+    ($($kind:ident),*) => {
+        $(impl From<$kind> for Object {
+            fn from(object: $kind) -> Object {
+                Object::$kind(Arc::new(object))
+            }
+        })*
+
+        impl Object {
+            /// Its metadata.
+            pub fn metadata(&self) -> &ObjectMeta {
+                match self { $(Object::$kind(object) => &object.metadata),* }
+            }
+
+            /// Its kind.
+            pub fn kind(&self) -> Kind {
+                match self { $(Object::$kind(_) => Kind::$kind),* }
+            }
+
+            fn read(kind: Kind, json: Value) -> Result<Object, serde_json::Error> {
+                match kind { $(Kind::$kind => serde_json::from_value::<$kind>(json).map(Object::from)),* }
+            }
+        }
+    };
+}
+objects!(Namespace, Node, Pod, Service, EndpointSlice, NetworkPolicy);
+
+/// An object that cannot be read; the world goes on without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The object.
+    pub key: ObjectKey,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+impl Object {
+    /// The name of it.
+    pub fn key(&self) -> ObjectKey {
+        let metadata = self.metadata();
+        ObjectKey::new(self.kind(), metadata.namespace.clone(), metadata.name.clone())
+    }
+
+    /// Reads an object from the API's JSON.
+    ///
+    /// A NetworkPolicy is never lost: what cannot be read of it closes the pods that it selects (all of its namespace if the
+    /// selector is what cannot be read).
+    ///
+    /// # Errors
+    /// Where a field has the wrong type, or the object has no name.
+    pub fn decode(kind: Kind, json: Value) -> Result<Object, Box<Unreadable>> {
+        let metadata: ObjectMeta = part(&json, "metadata").unwrap_or_default();
+        let key = ObjectKey::new(kind, metadata.namespace.clone(), metadata.name.clone());
+        let selector = json.get("spec").and_then(|spec| part(spec, "podSelector"));
+        let fault = match Object::read(kind, json) {
+            Ok(object) if !object.metadata().name.is_empty() => return Ok(object),
+            Ok(_) => "metadata.name is missing".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if kind == Kind::NetworkPolicy && !metadata.name.is_empty() {
+            let spec = NetworkPolicySpec { pod_selector: selector.unwrap_or_default(), ..Default::default() };
+            return Ok(NetworkPolicy { metadata, spec, unreadable: Some(fault.into()) }.into());
+        }
+        let fix = format!("correct the object: kubectl explain {kind}");
+        let what = format!("{kind} cannot be read and is left out");
+        let problem = Problem::new(kind.unreadable_code(), what, key.to_string(), fix).because(fault);
+        Err(Box::new(Unreadable { key, problem }))
+    }
+}
+
+fn part<T: DeserializeOwned>(json: &Value, field: &str) -> Option<T> {
+    json.get(field).and_then(|value| serde_json::from_value(value.clone()).ok())
+}
