@@ -121,6 +121,12 @@ pub enum ApiError {
         /// Which form, and what to do.
         message: String,
     },
+    /// 422: a patch that does not fit the object.
+    #[error("{message}")]
+    Unprocessable {
+        /// What does not fit.
+        message: String,
+    },
     /// 422: the object breaks a rule of its kind.
     #[error("{kind}{dot}{group} {name:?} is invalid: {message}", dot = if group.is_empty() { "" } else { "." }, message = summary(causes))]
     Invalid {
@@ -174,7 +180,7 @@ impl ApiError {
             Self::AlreadyExists { .. } | Self::Conflict { .. } | Self::ApplyConflict { .. } => 409,
             Self::Expired { .. } => 410,
             Self::UnsupportedMediaType { .. } => 415,
-            Self::Invalid { .. } => 422,
+            Self::Unprocessable { .. } | Self::Invalid { .. } => 422,
             Self::Internal { .. } => 500,
         }
     }
@@ -192,7 +198,7 @@ impl ApiError {
             Self::Conflict { .. } | Self::ApplyConflict { .. } => "Conflict",
             Self::Expired { .. } => "Expired",
             Self::UnsupportedMediaType { .. } => "UnsupportedMediaType",
-            Self::Invalid { .. } => "Invalid",
+            Self::Unprocessable { .. } | Self::Invalid { .. } => "Invalid",
             Self::Internal { .. } => "InternalError",
         }
     }
@@ -226,6 +232,7 @@ impl ApiError {
             | Self::MethodNotAllowed
             | Self::Expired { .. }
             | Self::UnsupportedMediaType { .. }
+            | Self::Unprocessable { .. }
             | Self::Internal { .. } => None,
         }
     }

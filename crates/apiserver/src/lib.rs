@@ -8,10 +8,18 @@
 
 pub mod admission;
 pub mod error;
+
 pub mod kinds;
 pub mod object;
+pub mod patch;
+mod protobuf;
+mod rest;
 pub mod selector;
+pub mod server;
 pub mod store;
+mod table;
+mod tls;
 
 pub use error::ApiError;
+pub use server::{Config, LogRequest, LogSource, LogStream, Server, ServerError};
 pub use store::{GroupResource, Store};
