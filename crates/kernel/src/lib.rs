@@ -1,13 +1,17 @@
 //! The only crate that touches the kernel: drivers that make it equal to the objects of `bowline-dataplane`.
 //!
-//! Everything here is blocking and belongs on a thread of its own. `unsafe` occurs in [`sys`] only. Nothing here decides what the objects
+//! Everything here is blocking and belongs on a thread of its own. `unsafe` occurs in `sys` only. Nothing here decides what the objects
 //! should be.
 
+pub mod conntrack;
 pub mod crash;
+pub mod fake;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod pod;
 pub mod reconcile;
 mod sys;
 pub mod sysctl;
+pub mod watch;
 mod wire;

@@ -76,9 +76,11 @@ pub fn read(key: &str) -> Result<Option<String>, SysctlError> {
 /// # Errors
 /// If the key is not below `net/`, is absent, or is refused.
 pub fn write(key: &str, value: &str) -> Result<(), SysctlError> {
-    fs::write(path_of(key)?, value).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => SysctlError::Absent { key: key.to_owned() },
-        _ => SysctlError::Write { key: key.to_owned(), value: value.to_owned(), source },
+    fs::write(path_of(key)?, value).map_err(|source| {
+        if source.kind() == io::ErrorKind::NotFound {
+            return SysctlError::Absent { key: key.to_owned() };
+        }
+        SysctlError::Write { key: key.to_owned(), value: value.to_owned(), source }
     })
 }
 

@@ -12,8 +12,6 @@ pub(crate) const HEADER_BYTES: usize = 16;
 pub(crate) mod flags {
     /// A request.
     pub(crate) const REQUEST: u16 = 0x1;
-    /// One of several messages.
-    pub(crate) const MULTI: u16 = 0x2;
     /// Answer with an acknowledgement.
     pub(crate) const ACK: u16 = 0x4;
     /// The dump was disturbed by a change.

@@ -22,6 +22,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
@@ -45,8 +46,9 @@ const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_NONE: u8 = 1;
 
 const IFF_UP: u32 = 0x1;
-const IFF_RUNNING: u32 = 0x40;
 const IFF_LOWER_UP: u32 = 0x1_0000;
+
+const IF_OPER_UP: u8 = 6;
 
 /// Leaves the counters out of answers.
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
@@ -71,8 +73,9 @@ pub struct LinkInfo {
     pub up: bool,
     /// The medium is there.
     pub carrier: bool,
-    /// Up, with carrier, and the kernel sends on it.
-    pub running: bool,
+    /// The kernel has seen that the medium is there and sends on the link (RFC 2863 `up`). Later than `carrier` by work that the kernel
+    /// does on the side. Never so for links that do not tell, like loopback.
+    pub operational: bool,
     /// Index of the bridge or the like that it belongs to.
     pub master: Option<u32>,
     /// Index of the link below, or of a veth's other end, in the namespace of `link_netns`.
@@ -83,7 +86,7 @@ pub struct LinkInfo {
     pub alias: Option<String>,
     /// Type of hardware, `ARPHRD_*`.
     pub arphrd: u16,
-    /// The kernel makes no IPv6 link-local address for it.
+    /// The kernel makes no IPv6 link-local address for it by itself; true as well where it has no IPv6.
     pub addr_gen_none: bool,
     /// What a VXLAN link is set to.
     pub vxlan: Option<VxlanInfo>,
@@ -409,13 +412,13 @@ fn parse(message: &Received<'_>) -> Option<LinkInfo> {
         mtu_bytes: attrs.u32(IFLA_MTU)?,
         up: link_flags & IFF_UP != 0,
         carrier: link_flags & IFF_LOWER_UP != 0,
-        running: link_flags & IFF_RUNNING != 0,
+        operational: attrs.u8(IFLA_OPERSTATE) == Some(IF_OPER_UP),
         master: attrs.u32(IFLA_MASTER),
         link: attrs.u32(IFLA_LINK),
         link_netns: attrs.u32(IFLA_LINK_NETNSID),
         alias: attrs.text(IFLA_IFALIAS),
         arphrd: u16_at(message.payload, 2)?,
-        addr_gen_none: attrs.nested(IFLA_AF_SPEC).nested(AF_INET6).u8(IFLA_INET6_ADDR_GEN_MODE) == Some(ADDR_GEN_NONE),
+        addr_gen_none: attrs.nested(IFLA_AF_SPEC).nested(AF_INET6).u8(IFLA_INET6_ADDR_GEN_MODE).is_none_or(|mode| mode == ADDR_GEN_NONE),
         vxlan,
     })
 }

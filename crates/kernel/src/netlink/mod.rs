@@ -4,6 +4,7 @@
 //! must be gone and is, are no errors. Families split only where a message is written or read. Reference: rtnetlink(7), RFC 3549.
 
 mod address;
+mod driver;
 
 mod error;
 mod link;
@@ -18,6 +19,8 @@ use bowline_model::Family;
 use ipnet::IpNet;
 
 pub use address::AddressInfo;
+pub use bowline_dataplane::objects::net::RouteSpec;
+pub use driver::{NetDriver, NetSeen};
 
 pub use error::NetlinkError;
 pub use link::{LINK_ALIAS, LinkInfo, VethSpec, VxlanInfo, VxlanSpec};
@@ -25,14 +28,15 @@ pub use neighbour::{ForwardingInfo, NeighbourInfo};
 pub use route::{RouteFilter, RouteInfo};
 pub use rule::RuleInfo;
 
-use crate::netns::NetNs;
+use crate::netns::{NetNs, NetNsError};
 use crate::wire::{Message, Received};
-use socket::{Connection, WireError};
+use socket::Connection;
 
 /// A connection to rtnetlink in one network namespace.
 #[derive(Debug)]
 pub struct Netlink {
     connection: Connection,
+    ns: NetNs,
 }
 
 impl Netlink {
@@ -46,7 +50,7 @@ impl Netlink {
             object: "rtnetlink".to_owned(),
             source,
         })?;
-        Ok(Netlink { connection })
+        Ok(Netlink { connection, ns: NetNs::current()? })
     }
 
     /// Opens one in another network namespace.
@@ -55,6 +59,19 @@ impl Netlink {
     /// If it cannot be entered or no socket can be had.
     pub fn open_in(ns: &NetNs) -> Result<Netlink, NetlinkError> {
         ns.run(Netlink::open)?
+    }
+
+    /// The network namespace that it works in.
+    pub fn namespace(&self) -> &NetNs {
+        &self.ns
+    }
+
+    /// Runs `f` in that namespace: at once if the calling thread is there, else on a thread that enters it.
+    ///
+    /// # Errors
+    /// If it cannot be entered.
+    pub fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
+        if NetNs::current()?.id()? == self.ns.id()? { Ok(f()) } else { self.ns.run(f) }
     }
 
     /// The port number that marks notifications of changes made by this connection.

@@ -1,0 +1,122 @@
+//! Against the kernel, with entries put in by hand.
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use super::*;
+use crate::netns::testing::fresh;
+
+fn tuple(source: &str, destination: &str, protocol: u8, discriminator: Discriminator) -> Tuple {
+    Tuple { source: source.parse().unwrap(), destination: destination.parse().unwrap(), protocol, discriminator }
+}
+
+/// What answers look like where nothing is translated.
+fn reversed(tuple: &Tuple) -> Tuple {
+    let discriminator = match tuple.discriminator {
+        Discriminator::Ports { source, destination } => Discriminator::Ports { source: destination, destination: source },
+        Discriminator::Icmp { id, kind, code } => Discriminator::Icmp { id, kind: answer_to(kind), code },
+        Discriminator::Nothing => Discriminator::Nothing,
+    };
+    Tuple { source: tuple.destination, destination: tuple.source, protocol: tuple.protocol, discriminator }
+}
+
+fn answer_to(kind: u8) -> u8 {
+    if kind == 8 { 0 } else { 129 }
+}
+
+/// Puts an entry in as the kernel would for a first packet.
+fn insert(conntrack: &mut Conntrack, original: Tuple, mark: u32, zone: u16) {
+    let family = Family::of(&original.source);
+    let mut message = Message::new(MSG_NEW, flags::REQUEST | flags::ACK | flags::CREATE | flags::EXCLUSIVE, &nfgen(af(family)));
+    put_tuple(&mut message, CTA_TUPLE_ORIG, &original);
+    put_tuple(&mut message, CTA_TUPLE_REPLY, &reversed(&original));
+    message.attr_be32(CTA_TIMEOUT, 300).attr_be32(CTA_MARK, mark);
+    if zone != 0 {
+        message.attr_be16(CTA_ZONE, zone);
+    }
+    conntrack.connection.execute(message).unwrap();
+}
+
+fn ports(source: u16, destination: u16) -> Discriminator {
+    Discriminator::Ports { source, destination }
+}
+
+fn samples() -> [Tuple; 5] {
+    [
+        tuple("10.0.0.1", "10.0.0.2", 17, ports(1000, 53)),
+        tuple("10.0.0.1", "10.0.0.2", 17, ports(1001, 53)),
+        tuple("fd00::1", "fd00::2", 17, ports(1000, 53)),
+        tuple("10.0.0.1", "10.0.0.2", 1, Discriminator::Icmp { id: 7, kind: 8, code: 0 }),
+        tuple("fd00::1", "fd00::2", 58, Discriminator::Icmp { id: 7, kind: 128, code: 0 }),
+    ]
+}
+
+#[test]
+fn entries_of_both_families_are_read_and_deleted_one_by_one() {
+    let Some(ns) = fresh() else { return };
+    let mut conntrack = Conntrack::open_in(&ns).unwrap();
+    assert_eq!(conntrack.entries().unwrap(), vec![]);
+    for original in samples() {
+        insert(&mut conntrack, original, 0x0005_0000, 0);
+    }
+    let mut found = conntrack.entries().unwrap();
+    assert_eq!(found.len(), samples().len());
+    for original in samples() {
+        let entry = found.iter().find(|e| e.original == original).unwrap_or_else(|| panic!("{original:?} in {found:?}"));
+        assert_eq!((entry.reply, entry.mark, entry.zone), (reversed(&original), 0x0005_0000, 0));
+        assert!(entry.timeout_s > 200 && entry.id.is_some() && !entry.is_dnat(), "{entry:?}");
+    }
+    while let Some(entry) = found.pop() {
+        assert!(conntrack.delete(&entry).unwrap());
+        assert!(!conntrack.delete(&entry).unwrap(), "gone already");
+        let left = conntrack.entries().unwrap();
+        assert_eq!(left.len(), found.len());
+        assert!(left.iter().all(|e| e.original != entry.original));
+    }
+}
+
+#[test]
+fn a_filter_takes_only_what_it_names() {
+    let Some(ns) = fresh() else { return };
+    let mut conntrack = Conntrack::open_in(&ns).unwrap();
+    for original in samples() {
+        insert(&mut conntrack, original, 0, 0);
+    }
+    let deleted = conntrack.delete_where(|e| e.original.source_port() == Some(1000)).unwrap();
+    assert_eq!(deleted, 2, "one of each family");
+    assert!(conntrack.entries().unwrap().iter().all(|e| e.original.source_port() != Some(1000)));
+    assert_eq!(conntrack.entries().unwrap().len(), 3);
+}
+
+#[test]
+fn the_same_tuple_in_another_zone_stays() {
+    let Some(ns) = fresh() else { return };
+    let mut conntrack = Conntrack::open_in(&ns).unwrap();
+    let original = tuple("10.0.0.1", "10.0.0.2", 17, ports(1000, 53));
+    insert(&mut conntrack, original, 0, 0);
+    insert(&mut conntrack, original, 0, 9);
+    assert_eq!(conntrack.delete_where(|e| e.zone == 9).unwrap(), 1);
+    let left = conntrack.entries().unwrap();
+    assert_eq!(left.iter().map(|e| (e.original, e.zone)).collect::<Vec<_>>(), [(original, 0)]);
+}
+
+#[test]
+fn an_entry_that_took_the_place_of_another_is_not_hit() {
+    let Some(ns) = fresh() else { return };
+    let mut conntrack = Conntrack::open_in(&ns).unwrap();
+    let original = tuple("10.0.0.1", "10.0.0.2", 17, ports(1000, 53));
+    insert(&mut conntrack, original, 1, 0);
+    let old = *conntrack.entries().unwrap().first().unwrap();
+    // The kernel's number for an entry comes from its place in memory, so many are tried until the place is another.
+    let mut others = 2000;
+    loop {
+        conntrack.delete_where(|e| e.original == original).unwrap();
+        insert(&mut conntrack, tuple("10.0.0.1", "10.0.0.2", 17, ports(others, 53)), 0, 0);
+        insert(&mut conntrack, original, 2, 0);
+        let new = conntrack.entries_where(|e| e.original == original).unwrap();
+        if new.first().unwrap().id != old.id {
+            break;
+        }
+        others += 1;
+    }
+    assert!(!conntrack.delete(&old).unwrap());
+    assert_eq!(conntrack.entries_where(|e| e.original == original).unwrap().len(), 1);
+}
