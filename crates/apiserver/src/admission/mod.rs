@@ -35,3 +35,6 @@ pub(crate) fn validate(resource: &Resource, old: Option<&Value>, object: &Value)
     let (group, kind) = (resource.id.group.clone(), resource.kind.clone());
     Err(ApiError::Invalid { group, kind, name: name.to_owned(), causes })
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,10 +81,10 @@ fn check_bounds(schema: &Value, value: &Value, at: &str, causes: &mut Vec<Cause>
         Value::Object(map) => Some((map.len(), "minProperties", "maxProperties")),
         Value::Null | Value::Bool(_) | Value::Number(_) => None,
     };
-    if let Some((is, least, most)) = sizes {
-        if size(least).is_some_and(|least| is < least) || size(most).is_some_and(|most| is > most) {
-            let hint = format!("its size must lie between {least} and {most} of the schema");
-            causes.push(Cause::invalid(at, value, &hint));
-        }
+    if let Some((is, least, most)) = sizes
+        && (size(least).is_some_and(|least| is < least) || size(most).is_some_and(|most| is > most))
+    {
+        let hint = format!("its size must lie between {least} and {most} of the schema");
+        causes.push(Cause::invalid(at, value, &hint));
     }
 }

@@ -82,7 +82,7 @@ fn default_job(job: &mut Value) {
 /// Checks selector, template and counts.
 pub(super) fn check(plural: &str, old: Option<&Value>, workload: &Value, causes: &mut Vec<Cause>) {
     if let Some(replicas) = workload.pointer("/spec/replicas")
-        && !integer(replicas, "").is_some_and(|count| count >= 0)
+        && integer(replicas, "").is_none_or(|count| count < 0)
     {
         causes.push(Cause::invalid("spec.replicas", replicas, "must be a whole number greater than or equal to 0"));
     }

@@ -1,6 +1,7 @@
 //! The numbers and types of the fields that kubectl's generators fill in.
 //!
-//! Reference: `generated.proto` of k8s.io/api core/v1, apps/v1, policy/v1 and of apimachinery meta/v1, Kubernetes 1.32.
+//! Reference: `generated.proto` of k8s.io/api core/v1, apps/v1, batch/v1, networking/v1, rbac/v1, policy/v1 and of apimachinery
+//! meta/v1, Kubernetes 1.32.
 
 /// The type of a field.
 #[derive(Clone, Copy)]
@@ -20,9 +21,12 @@ pub(super) enum Type {
     /// Bytes by text, base64 in JSON.
     BytesMap,
     Message(&'static Message),
+    /// A message of which the fields stand beside this one in JSON.
+    Inline(&'static Message),
 }
 
 impl Type {
+    /// Whether its value is merged into what is there.
     pub(super) fn is_map(self) -> bool {
         matches!(self, Self::TextMap | Self::BytesMap)
     }
@@ -58,6 +62,10 @@ pub(super) fn message_of(kind: &str) -> Option<&'static Message> {
         "ServiceAccount" => SERVICE_ACCOUNT,
         "Service" => SERVICE,
         "Deployment" => DEPLOYMENT,
+        "Job" => JOB,
+        "Ingress" => INGRESS,
+        "Role" | "ClusterRole" => ROLE,
+        "RoleBinding" | "ClusterRoleBinding" => ROLE_BINDING,
         "Eviction" => EVICTION,
         "DeleteOptions" => DELETE_OPTIONS,
         _ => return None,
@@ -211,4 +219,54 @@ const DELETE_OPTIONS: &Message = &[
     one(3, "orphanDependents", Bool),
     one(4, "propagationPolicy", Text),
     many(5, "dryRun", Text),
+];
+
+const JOB: &Message = &[METADATA, one(2, "spec", Type::Message(JOB_SPEC)), one(3, "status", Skip)];
+
+const JOB_SPEC: &Message = &[
+    one(1, "parallelism", Integer),
+    one(2, "completions", Integer),
+    one(3, "activeDeadlineSeconds", Integer),
+    one(4, "selector", Type::Message(LABEL_SELECTOR)),
+    one(5, "manualSelector", Bool),
+    one(6, "template", Type::Message(TEMPLATE)),
+    one(7, "backoffLimit", Integer),
+    one(8, "ttlSecondsAfterFinished", Integer),
+    one(9, "completionMode", Text),
+    one(10, "suspend", Bool),
+];
+
+const INGRESS: &Message = &[METADATA, one(2, "spec", Type::Message(INGRESS_SPEC)), one(3, "status", Skip)];
+
+const INGRESS_SPEC: &Message = &[
+    one(1, "defaultBackend", Type::Message(INGRESS_BACKEND)),
+    many(2, "tls", Type::Message(&[many(1, "hosts", Text), one(2, "secretName", Text)])),
+    many(3, "rules", Type::Message(&[one(1, "host", Text), one(2, "http", Type::Inline(INGRESS_RULE))])),
+    one(4, "ingressClassName", Text),
+];
+
+const INGRESS_RULE: &Message = &[one(1, "http", Type::Message(&[many(1, "paths", Type::Message(INGRESS_PATH))]))];
+
+const INGRESS_PATH: &Message = &[one(1, "path", Text), one(2, "backend", Type::Message(INGRESS_BACKEND)), one(3, "pathType", Text)];
+
+const INGRESS_BACKEND: &Message = &[one(
+    4,
+    "service",
+    Type::Message(&[one(1, "name", Text), one(2, "port", Type::Message(&[one(1, "name", Text), one(2, "number", PositiveInteger)]))]),
+)];
+
+const ROLE: &Message = &[METADATA, many(2, "rules", Type::Message(POLICY_RULE))];
+
+const POLICY_RULE: &Message = &[
+    many(1, "verbs", Text),
+    many(2, "apiGroups", Text),
+    many(3, "resources", Text),
+    many(4, "resourceNames", Text),
+    many(5, "nonResourceURLs", Text),
+];
+
+const ROLE_BINDING: &Message = &[
+    METADATA,
+    many(2, "subjects", Type::Message(&[one(1, "kind", Text), one(2, "apiGroup", Text), one(3, "name", Text), one(4, "namespace", Text)])),
+    one(3, "roleRef", Type::Message(&[one(1, "apiGroup", Text), one(2, "kind", Text), one(3, "name", Text)])),
 ];

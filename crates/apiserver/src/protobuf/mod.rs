@@ -1,5 +1,5 @@
 //! The protobuf bodies that kubectl sends for what it creates from flags: `kubectl create namespace`, `configmap`,
-//! `secret`, `serviceaccount`, `service` and `deployment`; and the options of deletions and evictions.
+//! `secret`, `serviceaccount`, `service`, `deployment`, `job`, `ingress`, `role` and `rolebinding`; and the options of deletions and evictions.
 //!
 //! Invariant: nothing is dropped silently: a field that is not known here and not empty refuses the whole body, with the
 //! advice to send YAML. Reference: the "k8s" envelope in the Kubernetes API concepts; protobuf's encoding document.
@@ -76,6 +76,10 @@ fn decode_message(message: &Message, bytes: &[u8]) -> Result<Map<String, Value>,
             }
             return Err(Stop::Unknown(format!("number {number}")));
         };
+        if let (Type::Inline(message), Datum::Bytes(bytes)) = (field.ty, datum) {
+            object.extend(decode_message(message, bytes)?);
+            continue;
+        }
         let Some(value) = decode_field(field, datum).map_err(|stop| inside(field, stop))? else { continue };
         if let (true, Value::Object(one)) = (field.ty.is_map(), &value) {
             let map = crate::object::as_map(object.entry(field.name).or_insert(Value::Null));
@@ -122,7 +126,8 @@ fn decode_field(field: &Field, datum: Datum<'_>) -> Result<Option<Value>, Stop> 
             | Type::IntOrString
             | Type::TextMap
             | Type::BytesMap
-            | Type::Message(_),
+            | Type::Message(_)
+            | Type::Inline(_),
             _,
         ) => return Err(wrong()),
     })

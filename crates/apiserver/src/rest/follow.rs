@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, header};
+use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::{Answer, Call, Context, render};
+use super::{Answer, Call, Context, full, render};
 use crate::error::ApiError;
 use crate::selector::{FieldSelector, Selector};
 use crate::store::{Event, EventKind, Watch};
@@ -50,7 +50,16 @@ impl Context {
                 Some(number.map_err(|_| ApiError::bad_request(format!("resourceVersion {version:?} is not one of this server's")))?)
             }
         };
-        let watch = self.store.watch(&call.resource.id, call.target.namespace.as_deref(), since)?;
+        let watch = match self.store.watch(&call.resource.id, call.target.namespace.as_deref(), since) {
+            Ok(watch) => watch,
+            // An event and not an answer of code 410: that is what clients know to start over for.
+            Err(fault @ ApiError::Expired { .. }) => {
+                let mut line = String::new();
+                write_line(&mut line, EventKind::Error, &fault.to_status());
+                return Ok(full(StatusCode::OK, "application/json", line));
+            }
+            Err(fault) => return Err(fault),
+        };
         let wants_bookmarks = call.query.flag("allowWatchBookmarks");
         let timeout = call.query.number("timeoutSeconds")?.map_or(LONGEST, Duration::from_secs).min(LONGEST);
         let following = Following {

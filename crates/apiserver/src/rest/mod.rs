@@ -84,6 +84,7 @@ impl Context {
             Route::Open(_) => Err(ApiError::NoSuchPath),
             Route::Discovery(place) => discovery::answer(&self.store.catalog(), &place, &accept),
             Route::OpenApi(document) => openapi::answer(&self.store.catalog(), document.as_deref()),
+            Route::OldOpenApi => Ok(openapi::empty_v2(&accept)),
             Route::Review(kind) => review::answer(&request, kind, &user),
             Route::Resource(target) => self.answer_resource(request, target, accept).await,
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{Answer, json_answer};
+use super::{Answer, full, json_answer};
 use crate::error::ApiError;
 use crate::kinds::{Catalog, Resource};
 
@@ -18,6 +18,17 @@ pub(super) fn answer(catalog: &Catalog, document: Option<&str>) -> Result<Answer
         Some(path) => self::document(catalog, path)?,
     };
     Ok(json_answer(StatusCode::OK, &body))
+}
+
+/// A document of version 2 without definitions. A kubectl that knows no version 3 then checks nothing, instead of failing; one
+/// that does asks for it when a kind is in no document of version 3, and goes on to say so.
+pub(super) fn empty_v2(accept: &str) -> Answer {
+    // The protobuf form of a document that says nothing is no bytes at all.
+    if accept.contains("protobuf") {
+        return full(StatusCode::OK, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf", "");
+    }
+    let info = json!({"title": "Kubernetes", "version": "v1.32.0"});
+    json_answer(StatusCode::OK, &json!({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}}))
 }
 
 /// Each group and version that is served, as its path: `api/v1`, `apis/apps/v1`.

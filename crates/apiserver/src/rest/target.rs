@@ -12,6 +12,8 @@ pub(crate) enum Route {
     Discovery(Place),
     /// The OpenAPI index, or one document of it.
     OpenApi(Option<String>),
+    /// The OpenAPI document of version 2.
+    OldOpenApi,
     /// A question to the server that is not stored, such as an access review: its resource.
     Review(&'static str),
     /// A resource, an object, or a part of one.
@@ -61,6 +63,7 @@ impl Route {
         match segments.as_slice() {
             [] => Ok(Self::Discovery(Place::Root)),
             ["version" | "healthz" | "livez" | "readyz", ..] => Ok(Self::Open(segments.join("/"))),
+            ["openapi", "v2"] => Ok(Self::OldOpenApi),
             ["openapi", "v3"] => Ok(Self::OpenApi(None)),
             ["openapi", "v3", rest @ ..] => Ok(Self::OpenApi(Some(rest.join("/")))),
             ["api"] => Ok(Self::Discovery(Place::Core)),

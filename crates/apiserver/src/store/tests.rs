@@ -199,4 +199,5 @@ fn a_definition_adds_a_kind_with_defaults_and_rules() {
     assert!(fault.contains("spec.size") && fault.contains("greater than or equal to 1"), "{fault}");
     store.delete(&definitions, None, "widgets.example.com", &DeleteOptions::default()).unwrap();
     assert!(store.catalog().find(&widgets).is_none());
+    assert!(store.list(&widgets, None).items.is_empty(), "instances go with their definition");
 }

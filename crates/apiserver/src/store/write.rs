@@ -180,6 +180,9 @@ impl Store {
 
     /// Removes under the next revision and tells the watchers. The caller has the turn.
     pub(super) fn remove(&self, gr: &GroupResource, key: &Key, object: Value) -> Arc<Value> {
+        if gr.is("apiextensions.k8s.io", "customresourcedefinitions") {
+            self.remove_instances(&object);
+        }
         let mut state = self.write_state();
         let (revision, object) = state.number(object);
         let previous = state.objects.get_mut(gr).and_then(|all| all.remove(key));
@@ -188,6 +191,17 @@ impl Store {
         drop(state);
         self.inner.revision.send_replace(revision);
         object
+    }
+}
+
+impl Store {
+    /// Objects do not outlive the definition of their kind.
+    fn remove_instances(&self, definition: &Value) {
+        let custom = GroupResource::new(object::text(definition, "/spec/group"), object::text(definition, "/spec/names/plural"));
+        for instance in self.list(&custom, None).items {
+            let key = (object::namespace(&instance).to_owned(), object::name(&instance).to_owned());
+            self.remove(&custom, &key, Value::clone(&instance));
+        }
     }
 }
 

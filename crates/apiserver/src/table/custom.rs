@@ -5,10 +5,8 @@
 
 use serde_json::{Value, json};
 
-use super::{age, name};
+use super::{Cells, age, name};
 use crate::object::{items, text};
-
-type Cells = Box<dyn Fn(&Value) -> Vec<Value>>;
 
 /// Column definitions and the way to fill them.
 pub(super) fn view(entry: &Value) -> (Vec<Value>, Cells) {

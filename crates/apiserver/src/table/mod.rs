@@ -38,6 +38,9 @@ const fn num(name: &'static str) -> Column {
 const NAME: Column = col("Name");
 const AGE: Column = col("Age");
 
+/// Makes an object's cells.
+type Cells = Box<dyn Fn(&Value) -> Vec<Value>>;
+
 /// How a kind is shown.
 struct View {
     columns: &'static [Column],
@@ -82,7 +85,7 @@ fn view(resource: &Resource) -> View {
 
 /// A table of these objects. `include` says what each row brings of its object: `None`, `Object` or (otherwise) metadata.
 pub(crate) fn table(resource: &Resource, version: &str, objects: &[&Value], include: &str, metadata: Value) -> Value {
-    let (columns, cells): (Vec<Value>, Box<dyn Fn(&Value) -> Vec<Value>>) = match resource.custom_version(version) {
+    let (columns, cells): (Vec<Value>, Cells) = match resource.custom_version(version) {
         Some(entry) => custom::view(entry),
         None => {
             let view = view(resource);
