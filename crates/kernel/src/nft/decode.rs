@@ -15,6 +15,12 @@ use super::uapi;
 use super::wire::FAMILY_HEADER_BYTES;
 use crate::wire::{Attrs, Received};
 
+/// Flags of our table.
+pub(super) fn table(message: &Received<'_>) -> Option<u32> {
+    let attrs = message.attrs(FAMILY_HEADER_BYTES);
+    (attrs.text(uapi::NFTA_TABLE_NAME)? == TABLE).then(|| attrs.be32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0))
+}
+
 /// Name and shape of a set; no shape if it is not one that we could have made.
 pub(super) fn set(message: &Received<'_>) -> Option<(Arc<str>, Option<SetSpec>)> {
     let attrs = message.attrs(FAMILY_HEADER_BYTES);

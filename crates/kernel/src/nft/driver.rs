@@ -132,6 +132,14 @@ impl NftDriver {
         }
     }
 
+    /// Whether the table is there.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub fn is_installed(&mut self) -> Result<bool, NftError> {
+        Ok(read::table(&mut self.socket)?.is_some())
+    }
+
     /// The counters of a chain's rules in order; none for a chain that is not there.
     ///
     /// # Errors
@@ -167,8 +175,7 @@ impl NftDriver {
                 }
             }
         }
-        let given_up = NftError::Unsteady { operation: "a transaction", times: ATTEMPTS };
-        outcome.fail_all(&mut work, &given_up);
+        outcome.fail_all(&mut work, &NftError::GaveUp { attempts: ATTEMPTS });
     }
 
     /// One transaction with all that is left.
@@ -237,9 +244,12 @@ impl NftDriver {
             let fingerprint = rule.fingerprint();
             rules.entry(rule.chain).or_default().push(fingerprint);
         }
+        // Nobody asks the base chains of a dormant table. As they are not in force they are not ours; making them anew wakes the table.
+        let dormant = read::table(&mut self.socket)?.is_some_and(|flags| flags != 0);
         for (name, base) in &known.chains {
             let rules = rules.remove(name).unwrap_or_default();
-            seen.insert(shared(NftKey::Chain(name.clone())), NftSeen::Chain { base: *base, rules });
+            let base = if dormant && *base != SeenBase::Regular { SeenBase::Other } else { *base };
+            seen.insert(shared(NftKey::Chain(name.clone())), NftSeen::Chain { base, rules });
         }
         for (name, spec) in read::sets(&mut self.socket)? {
             let mut elements = KnownElements::of(spec.as_ref());

@@ -107,6 +107,12 @@ pub enum NftError {
         /// How often it was tried.
         times: u32,
     },
+    /// Every transaction was refused for another reason.
+    #[error("not done: {attempts} transactions were refused, each for another object; those are told, try again without them")]
+    GaveUp {
+        /// How many were sent.
+        attempts: u32,
+    },
     /// The kernel did not acknowledge a transaction, nor refuse it.
     #[error("the kernel gave no answer to a transaction of {bytes} bytes: its outcome must be read back")]
     NoAnswer {
@@ -131,7 +137,7 @@ impl NftError {
             NftError::Socket { errno, .. } | NftError::Refused { errno, .. } => {
                 !matches!(*errno, Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT)
             }
-            NftError::Unsteady { .. } | NftError::NoAnswer { .. } | NftError::Namespace { .. } => true,
+            NftError::Unsteady { .. } | NftError::GaveUp { .. } | NftError::NoAnswer { .. } | NftError::Namespace { .. } => true,
             NftError::Encode(error) => matches!(error, EncodeError::NoSet { .. }),
         }
     }
@@ -139,7 +145,11 @@ impl NftError {
     pub(super) fn errno(&self) -> Option<Errno> {
         match self {
             NftError::Socket { errno, .. } | NftError::Refused { errno, .. } => Some(*errno),
-            NftError::Unsteady { .. } | NftError::NoAnswer { .. } | NftError::Namespace { .. } | NftError::Encode(_) => None,
+            NftError::Unsteady { .. }
+            | NftError::GaveUp { .. }
+            | NftError::NoAnswer { .. }
+            | NftError::Namespace { .. }
+            | NftError::Encode(_) => None,
         }
     }
 }

@@ -14,6 +14,12 @@ use super::uapi::{self, msg};
 /// An element by its key.
 pub(super) type SeenElement = (Arc<[u8]>, ElementSpec);
 
+/// The table's flags, if there is one.
+pub(super) fn table(socket: &mut NftSocket) -> Result<Option<u32>, NftError> {
+    let tables = socket.dump("list tables", msg::GETTABLE, |w| w.text(uapi::NFTA_TABLE_NAME, TABLE), decode::table)?;
+    Ok(tables.first().copied())
+}
+
 /// The sets; without a shape those that we cannot have made.
 pub(super) fn sets(socket: &mut NftSocket) -> Result<BTreeMap<Arc<str>, Option<SetSpec>>, NftError> {
     let sets = socket.dump("list sets", msg::GETSET, |w| w.text(uapi::NFTA_SET_TABLE, TABLE), decode::set)?;

@@ -27,6 +27,8 @@ const DATAGRAM_BYTES: usize = 128 << 10;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How often a dump is begun anew because someone changed nftables meanwhile.
 const DUMP_TRIES: u32 = 50;
+/// Unit of the pauses between those, from the third on.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A netlink socket of the netfilter family.
 #[derive(Debug)]
@@ -46,9 +48,14 @@ impl NftSocket {
         socket.set_ext_ack(true).map_err(failed("ask for words with errors"))?;
         socket.set_cap_ack(true).map_err(failed("ask for short errors"))?;
         let option = |operation| move |errno| NftError::Socket { operation, errno };
-        // The kernel doubles what is asked for, and refuses what does not fit an int then.
-        sockopt::set_socket_send_buffer_size_force(&socket, SEND_BYTES_MAX).map_err(option("raise the send buffer"))?;
-        sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BYTES).map_err(option("raise the receive buffer"))?;
+        // The kernel doubles what is asked for, and refuses what does not fit an int then. Without CAP_NET_ADMIN in the first user
+        // namespace only what the system allows to all can be had; a transaction too large for it fails with a reason when it is sent.
+        sockopt::set_socket_send_buffer_size_force(&socket, SEND_BYTES_MAX)
+            .or_else(|_| sockopt::set_socket_send_buffer_size(&socket, SEND_BYTES_MAX))
+            .map_err(option("raise the send buffer"))?;
+        sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BYTES)
+            .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BYTES))
+            .map_err(option("raise the receive buffer"))?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_WITHIN)).map_err(option("set a timeout"))?;
         Ok(NftSocket { socket, sequence: 1, buffer: Vec::with_capacity(DATAGRAM_BYTES) })
     }
@@ -75,7 +82,8 @@ impl NftSocket {
         body: impl Fn(&mut Writer),
         mut read: impl FnMut(&Received<'_>) -> Option<T>,
     ) -> Result<Vec<T>, NftError> {
-        for _ in 0..DUMP_TRIES {
+        for attempt in 0..DUMP_TRIES {
+            std::thread::sleep(PAUSE * attempt.saturating_sub(2).min(20));
             let sequence = self.free_sequence();
             self.used(1);
             let mut request = Writer::new();

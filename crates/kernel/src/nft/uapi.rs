@@ -32,6 +32,7 @@ pub(super) const NFPROTO_IPV6: u32 = 10;
 /// Operations on nftables objects, the lower half of `nlmsg_type`.
 pub(super) mod msg {
     pub(in super::super) const NEWTABLE: u16 = 0;
+    pub(in super::super) const GETTABLE: u16 = 1;
     pub(in super::super) const DELTABLE: u16 = 2;
     pub(in super::super) const NEWCHAIN: u16 = 3;
     pub(in super::super) const GETCHAIN: u16 = 4;

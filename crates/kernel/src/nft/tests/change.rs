@@ -198,12 +198,56 @@ fn a_driver_that_believes_wrongly_converges_on_the_kernel() {
 }
 
 #[test]
+fn a_table_put_to_sleep_is_woken() {
+    let Some((ns, driver)) = start() else { return };
+    let want = services(2);
+    let mut ours = Reconciler::new(driver);
+    ours.want(Delta { set: want.clone(), remove: Default::default() });
+    assert!(ours.sync(SyncMode::Full, 0).is_clean());
+    if nft(&ns, &["add table inet bowline { flags dormant; }"]).is_none() {
+        return;
+    }
+    assert_eq!(differences(&ns, &want).len(), 1);
+    assert!(ours.sync(SyncMode::Full, 1).is_clean());
+    assert_equal(&ns, &want);
+    assert!(!nft(&ns, &["list", "table", "inet", "bowline"]).unwrap().contains("dormant"));
+}
+
+#[test]
+fn what_is_read_while_others_write_is_whole() {
+    let Some((ns, mut driver)) = start() else { return };
+    let mut want = Objects::from([(set_key("big"), NftObject::Set(set_of(&[Field::Ipv4], SetData::Nothing)))]);
+    for n in 0..1500_u32 {
+        want.insert(element_key("big", KeyBuilder::new().host_u32(n)), point(ElementData::Nothing));
+    }
+    turn(&mut driver, &Objects::new(), &want);
+    let mut other = NftDriver::open_in(&ns).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(move || {
+            let noise = |n| chain(vec![commented(&format!("{n}"), vec![Expr::Counter])]);
+            for n in 0..400 {
+                apply(&mut other, &Delta { set: [(chain_key("noise"), noise(n))].into(), remove: Default::default() });
+            }
+        });
+        let mut reads = 0;
+        while !writer.is_finished() || reads == 0 {
+            let seen = driver.read_owned(&want).unwrap();
+            assert_eq!(seen.keys().filter(|key| matches!(key, NftKey::Element { .. })).count(), 1500);
+            reads += 1;
+        }
+        println!("{reads} reads beside 400 writes");
+    });
+}
+
+#[test]
 fn uninstall_leaves_nothing_and_may_be_repeated() {
     let Some((ns, mut driver)) = start() else { return };
     driver.uninstall().unwrap();
     turn(&mut driver, &Objects::new(), &services(3));
+    assert!(driver.is_installed().unwrap());
     driver.uninstall().unwrap();
     driver.uninstall().unwrap();
+    assert!(!driver.is_installed().unwrap());
     assert_equal(&ns, &Objects::new());
     if let Some(text) = nft(&ns, &["list", "ruleset"]) {
         assert_eq!(text, "");

@@ -55,6 +55,16 @@ fn answering(socket: UdpSocket, count: usize) {
     });
 }
 
+/// The port of the endpoint that answers.
+fn ask(client: &UdpSocket) -> u16 {
+    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    client.connect((VIP, 53)).unwrap();
+    client.send(b"?").unwrap();
+    let mut answer = [0; 2];
+    client.recv(&mut answer).unwrap();
+    u16::from_be_bytes(answer)
+}
+
 #[test]
 fn a_service_answers_from_each_endpoint_and_its_packets_are_counted() {
     let Some((ns, mut driver)) = start() else { return };
@@ -70,18 +80,9 @@ fn a_service_answers_from_each_endpoint_and_its_packets_are_counted() {
     }
     let answers: BTreeSet<u16> = ns
         .run(|| {
-            (0..64)
-                .map(|_| {
-                    // A socket each, so that each is a connection of its own.
-                    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-                    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-                    client.connect((VIP, 53)).unwrap();
-                    client.send(b"?").unwrap();
-                    let mut answer = [0; 2];
-                    client.recv(&mut answer).unwrap();
-                    u16::from_be_bytes(answer)
-                })
-                .collect()
+            // A socket each, open to the end, so that each is a connection of its own.
+            let clients: Vec<_> = (0..64).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+            clients.iter().map(ask).collect()
         })
         .unwrap();
     // Both ports, and no third one: the chance that 64 fair picks miss one is 2 in 2^64.

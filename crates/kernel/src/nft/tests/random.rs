@@ -136,3 +136,51 @@ fn any_table_turns_into_any_other() {
     });
     outcome.unwrap();
 }
+
+/// Something that the kernel refuses, in a table that may be sound otherwise.
+fn flaw() -> impl Strategy<Value = (NftKey, NftObject)> {
+    let missing_chain = || ElementData::Verdict(goto("nowhere"));
+    let missing_set = Expr::Lookup { set: "nowhere".into(), key: Reg(0), invert: false };
+    let load = Expr::Immediate { to: Reg(0), data: bytes(&[0; 4]) };
+    let bad_rule = rule(vec![load, missing_set]);
+    let good_rule = rule(vec![Expr::Counter]);
+    let element = (0..3_u8, any::<u8>(), any::<bool>()).prop_map(move |(set, last, fits)| {
+        let spec = set_of(if fits { &[Field::Ipv4] } else { &[Field::Ipv6] }, SetData::Verdict);
+        (NftKey::Element { set: format!("s{set}").into(), key: key(&spec, last) }, point(missing_chain()))
+    });
+    let chains = (0..5_u8).prop_map(move |name| (chain_key(&format!("c{name}")), chain(vec![good_rule.clone(), bad_rule.clone()])));
+    let hooks = (0..5_u8).prop_map(|name| (chain_key(&format!("c{name}")), base(ChainKind::Nat, Hook::Forward, 0, vec![])));
+    let sets = (0..3_u8).prop_map(|name| (set_key(&format!("s{name}")), NftObject::Set(set_of(&[Field::Ipv6; 4], SetData::Nothing))));
+    prop_oneof![element, chains, hooks, sets]
+}
+
+#[test]
+fn whatever_is_refused_the_rest_is_in_force_and_nothing_by_half() {
+    let Some((ns, driver)) = start() else { return };
+    let driver = std::cell::RefCell::new(driver);
+    let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
+    let flaws = proptest::collection::vec(flaw(), 1..4);
+    let outcome = runner.run(&(table(), table(), flaws), |(old, new, flaws)| {
+        let driver = &mut *driver.borrow_mut();
+        driver.uninstall().unwrap();
+        let report = driver.apply(&Delta::between(&Objects::new(), &old));
+        prop_assert!(report.failed.is_empty(), "{:?}", report.failed);
+        let mut flawed = new;
+        flawed.extend(flaws);
+        let mut delta = Delta::between(&old, &flawed);
+        let report = driver.apply(&delta);
+        for failure in &report.failed {
+            delta.set.remove(&failure.key);
+            delta.remove.remove(&failure.key);
+        }
+        let mut want = old.clone();
+        delta.apply_to(&mut want);
+        // The elements of a set go with it, also where the set's removal was asked for and theirs was refused.
+        let sets: std::collections::BTreeSet<_> = want.keys().cloned().collect();
+        want.retain(|key, _| if let NftKey::Element { set, .. } = key { sets.contains(&NftKey::Set(set.clone())) } else { true });
+        let differences = differences(&ns, &want);
+        prop_assert!(report.disturbed || differences.is_empty(), "{differences:#?}\nfailed {:#?}\nfrom {old:#?}", report.failed);
+        Ok(())
+    });
+    outcome.unwrap();
+}
