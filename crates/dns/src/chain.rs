@@ -21,10 +21,11 @@ use crate::name::{self, Name};
 use crate::plugin::Answerer;
 use crate::plugin::acl::{Acl, Verdict};
 use crate::plugin::cache::{Cache, Lookup};
+use crate::plugin::errors::Errors;
 use crate::plugin::forward::{Forward, ForwardError};
 use crate::plugin::hosts::{Hosts, HostsAnswer};
 use crate::plugin::kubernetes::Kubernetes;
-use crate::plugin::log::{LogRule, print_error};
+use crate::plugin::log::LogRule;
 use crate::plugin::loopcheck::LoopCheck;
 use crate::plugin::rewrite::Rewrite;
 use crate::plugin::template::{Template, TemplateAnswer};
@@ -59,7 +60,7 @@ pub struct Block {
     /// `log`.
     pub logs: Vec<LogRule>,
     /// `errors`.
-    pub errors: bool,
+    pub errors: Option<Errors>,
     /// `rewrite`.
     pub rewrites: Vec<Rewrite>,
     /// `template`.
@@ -153,6 +154,8 @@ async fn resolve_at_depth(port: &Arc<Port>, asker: Asker, query: &Query, depth: 
         }
         // Whoever forwards can recurse; what an upstream said of itself does not matter.
         reply.ra = !block.forwards.is_empty();
+        // RFC 6840 section 5.7: only those who asked for it are told that it is authentic.
+        reply.ad &= query.ad || query.dnssec_ok();
     }
     resolved
 }
@@ -286,8 +289,8 @@ impl Block {
                     }
                 }
                 Err(error) => {
-                    if self.errors {
-                        print_error(query, &error.to_string());
+                    if let Some(errors) = &self.errors {
+                        errors.tell(query, &error.to_string());
                     }
                     let rcode = if matches!(error, ForwardError::TooMany) { Rcode::REFUSED } else { Rcode::SERVFAIL };
                     return Resolved::code(Answerer::Forward, rcode);

@@ -13,6 +13,7 @@ use crate::metrics::{Metrics, ZoneLabels};
 use crate::name::{self, Name};
 use crate::plugin::acl::Acl;
 use crate::plugin::cache::{self, Cache};
+use crate::plugin::errors::Errors;
 use crate::plugin::forward::{self, Forward};
 use crate::plugin::hosts::Hosts;
 use crate::plugin::listen::{Listen, Reload, read_bufsize, read_health, read_prometheus, read_ready, read_reload};
@@ -110,7 +111,7 @@ impl Config {
             any: false,
             loadbalance: false,
             logs: Vec::new(),
-            errors: false,
+            errors: None,
             rewrites: Vec::new(),
             templates: Vec::new(),
             hosts: None,
@@ -146,14 +147,12 @@ impl Config {
             "acl" => built.acls.push(Acl::read(directive, zones)?),
             "any" => {
                 directive.none()?;
+                directive.no_body()?;
                 built.any = true;
             }
             "bufsize" => built.bufsize = Some(read_bufsize(directive)?),
             "cache" => built.cache = Some(Cache::new(cache::read(directive, zones)?)),
-            "errors" => {
-                directive.none()?;
-                built.errors = true;
-            }
+            "errors" => built.errors = Some(Errors::read(directive)?),
             "forward" => built.forwards.push(Forward::new(forward::read(directive, around.read_file)?, around.metrics)),
             "health" => {
                 let health = read_health(directive)?;
@@ -287,7 +286,7 @@ mod tests {
     fn an_ordinary_corefile_is_read() {
         let config = read(CLUSTER).unwrap();
         let block = &config.ports[&Listen::everywhere(53)][0];
-        assert!(block.errors && block.loadbalance && block.cache.is_some() && block.loop_check.is_some());
+        assert!(block.errors.is_some() && block.loadbalance && block.cache.is_some() && block.loop_check.is_some());
         let zones: Vec<String> = block.kubernetes.as_ref().unwrap().options.zones.iter().map(name::display).collect();
         assert_eq!(zones, ["cluster.local.", "168.192.in-addr.arpa."]);
         assert_eq!(config.health, [Listen::everywhere(8080)].into());

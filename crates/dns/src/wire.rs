@@ -7,6 +7,7 @@ use bytes::Bytes;
 use domain::base::iana::{Class, Opcode, OptRcode, Rcode, Rtype};
 use domain::base::message_builder::{AdditionalBuilder, MessageBuilder, StaticCompressor};
 use domain::base::name::FlattenInto;
+use domain::base::rdata::ComposeRecordData;
 use domain::base::record::ParsedRecord;
 use domain::base::{Message, Ttl};
 use domain::rdata::AllRecordData;
@@ -22,8 +23,10 @@ pub type Record = domain::base::Record<Name, Data>;
 pub const MIN_UDP_BYTES: u16 = 512;
 /// Largest payload that is sent over UDP, whatever the client says it takes.
 pub const MAX_UDP_BYTES: u16 = 4096;
-/// Records of a forwarded reply that are looked at.
+/// Records that a forwarded reply may have.
 const MAX_RECORDS: usize = 4096;
+/// Length of a forwarded reply's records with their names written out: compression must not make a small message large.
+const MAX_EXPANDED_BYTES: usize = 256 * 1024;
 
 /// What EDNS adds to a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -317,6 +320,7 @@ pub fn decode_reply(octets: Bytes, query: &Query, id: u16) -> Result<Reply, NotR
     }
     let mut reply = Reply::empty(header.rcode());
     (reply.aa, reply.ra, reply.ad, reply.tc) = (header.aa(), header.ra(), header.ad(), header.tc());
+    let mut expanded = 0_usize;
     for (seen, item) in message.iter().enumerate() {
         // A reply that was cut short in the middle of a record still says that it was.
         let Ok((parsed, section)) = item else {
@@ -332,6 +336,10 @@ pub fn decode_reply(octets: Bytes, query: &Query, id: u16) -> Result<Reply, NotR
             continue;
         }
         let owned = own_record(&parsed)?;
+        expanded += owned.owner().len() + owned.data().rdlen(false).map_or(512, usize::from);
+        if expanded > MAX_EXPANDED_BYTES {
+            return Err(NotReply::Malformed);
+        }
         match section {
             domain::base::message::Section::Answer => reply.answer.push(owned),
             domain::base::message::Section::Authority => reply.authority.push(owned),

@@ -67,8 +67,10 @@ async fn read_messages(path: &Path, known: &watch::Sender<Known>) -> io::Result<
             (DnsFeed::Change(change), Some(index)) if change.revision == revision + 1 => index,
             (DnsFeed::Change(_), _) => return Err(bad("a change that does not follow")),
         };
+        // After a reconnection the agent mostly tells what is known already; comparing all of it is for then only.
+        let is_snapshot = matches!(message, DnsFeed::Snapshot(_));
         revision = followed.apply(message);
-        publish(known, followed);
+        publish(known, followed, is_snapshot);
         // A long snapshot's room is not kept for the short changes after it.
         if line.capacity() > 1 << 20 {
             line = Vec::new();
@@ -76,11 +78,11 @@ async fn read_messages(path: &Path, known: &watch::Sender<Known>) -> io::Result<
     }
 }
 
-fn publish(known: &watch::Sender<Known>, index: &DnsIndex) {
+fn publish(known: &watch::Sender<Known>, index: &DnsIndex, compare: bool) {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let now = u32::try_from(since_epoch).unwrap_or(u32::MAX);
     known.send_if_modified(|known| {
-        let same = known.index.as_deref() == Some(index);
+        let same = compare && known.index.as_deref() == Some(index);
         if !same {
             // Serials grow, also when the clock goes back or two changes fall into one second.
             let serial = now.max(known.serial.saturating_add(1));

@@ -1,4 +1,4 @@
-//! `log`: a line for each question, in CoreDNS's formats; `errors`: a line for each failure.
+//! `log`: a line for each question, in CoreDNS's formats.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -201,11 +201,6 @@ fn write_lines(receiver: &Receiver<String>) {
             return;
         }
     }
-}
-
-/// Writes the line of `errors` for a question that failed.
-pub fn print_error(query: &Query, why: &str) {
-    print(format!("[ERROR] plugin/errors: {} {} {}: {why}", OptRcode::SERVFAIL.to_int(), name::display(&query.name), query.rtype));
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod acl;
 pub mod cache;
+pub mod errors;
 pub mod forward;
 pub mod hosts;
 pub mod kubernetes;

@@ -23,6 +23,9 @@ use crate::error::DnsError;
 use crate::metrics::expose;
 use crate::plugin::listen::Listen;
 
+/// Sockets, each with its thread, for one address.
+const MAX_WORKERS: usize = 8;
+
 /// What a page is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum PageKind {
@@ -82,7 +85,7 @@ impl Runtime {
             blocks: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            workers: std::thread::available_parallelism().map_or(1, |n| n.get().min(16)),
+            workers: std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS)),
         }
     }
 

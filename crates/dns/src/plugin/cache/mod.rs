@@ -153,6 +153,9 @@ pub struct CacheCounts {
     pub evicted: [AtomicU64; 2],
 }
 
+/// Records of a reply that is kept: a few large replies must not fill the memory.
+const MAX_RECORDS: usize = 512;
+
 /// Parts that lock on their own.
 const SHARDS: usize = 16;
 
@@ -297,7 +300,7 @@ impl Cache {
     }
 
     fn keep(&self, query: &Query, reply: &Reply) -> Option<(usize, Duration)> {
-        if reply.tc {
+        if reply.tc || reply.records().count() > MAX_RECORDS {
             return None;
         }
         let is_answer = reply.rcode == OptRcode::NOERROR && !reply.answer.is_empty();
