@@ -62,10 +62,7 @@ impl DaemonSets {
         let affinity = as_map(spec.entry("affinity").or_insert(Value::Null));
         let nodes = as_map(affinity.entry("nodeAffinity").or_insert(Value::Null));
         let fields = json!([{"key": "metadata.name", "operator": "In", "values": [node]}]);
-        nodes.insert(
-            "requiredDuringSchedulingIgnoredDuringExecution".to_owned(),
-            json!({"nodeSelectorTerms": [{"matchFields": fields}]}),
-        );
+        nodes.insert("requiredDuringSchedulingIgnoredDuringExecution".to_owned(), json!({"nodeSelectorTerms": [{"matchFields": fields}]}));
         self.store.create(&PODS, Some(object::namespace(set)), pod)?;
         Ok(())
     }

@@ -111,9 +111,7 @@ mod tests {
     #[test]
     fn what_a_pod_asks_of_a_node() {
         let mismatch = Some("node(s) didn't match Pod's node affinity/selector");
-        let affinity = |term: Value| {
-            json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}})
-        };
+        let affinity = |term: Value| json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}});
         let expression = |operator: &str, key: &str, value: &str| {
             affinity(json!({"matchExpressions": [{"key": key, "operator": operator, "values": [value]}]}))
         };

@@ -67,7 +67,5 @@ fn empty(store: &Store, namespace: &Value) -> Result<(), ApiError> {
 fn content(store: &Store, name: &str) -> Vec<(GroupResource, Arc<Value>)> {
     let catalog = store.catalog();
     let kinds = catalog.iter().filter(|resource| resource.namespaced);
-    kinds
-        .flat_map(|resource| store.list(&resource.id, Some(name)).items.into_iter().map(|object| (resource.id.clone(), object)))
-        .collect()
+    kinds.flat_map(|resource| store.list(&resource.id, Some(name)).items.into_iter().map(|object| (resource.id.clone(), object))).collect()
 }

@@ -60,8 +60,7 @@ struct Loop<C> {
 /// Runs a controller until it is told to stop.
 pub(super) async fn run<C: Controller>(controller: C, store: Store, stop: CancellationToken) {
     let mut revisions = store.revisions();
-    let mut state =
-        Loop { controller, store, watches: Vec::new(), keys: Keys::new(), due: BTreeSet::new(), failures: BTreeMap::new() };
+    let mut state = Loop { controller, store, watches: Vec::new(), keys: Keys::new(), due: BTreeSet::new(), failures: BTreeMap::new() };
     for gr in state.controller.watches() {
         state.open(gr);
     }

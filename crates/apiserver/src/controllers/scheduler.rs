@@ -66,11 +66,7 @@ fn is_waiting(pod: &Value) -> bool {
 }
 
 /// The best node for the pod, or how many nodes refuse it for which reason.
-fn choose<'a>(
-    pod: &Value,
-    nodes: &'a [Arc<Value>],
-    loads: &BTreeMap<String, Load>,
-) -> Result<&'a str, BTreeMap<&'static str, usize>> {
+fn choose<'a>(pod: &Value, nodes: &'a [Arc<Value>], loads: &BTreeMap<String, Load>) -> Result<&'a str, BTreeMap<&'static str, usize>> {
     let daemon = controller_of(pod).is_some_and(|owner| text(owner, "/kind") == "DaemonSet");
     let patience = if daemon { Patience::Daemon } else { Patience::Usual };
     let spec = pod.get("spec").unwrap_or(&Value::Null);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::facts::{
-    PODS, STATEFUL_SETS, Readiness, claim_pods, concern_controller, delete_pod, is_done, is_ready, key_of, merge_status, pod_from_template,
+    PODS, Readiness, STATEFUL_SETS, claim_pods, concern_controller, delete_pod, is_done, is_ready, key_of, merge_status, pod_from_template,
     template_hash, write_status,
 };
 use super::runtime::{Controller, Key, Keys, Next};

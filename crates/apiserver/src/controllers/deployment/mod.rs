@@ -86,7 +86,11 @@ fn available(set: &Value) -> i64 {
 }
 
 fn revision_of(set: &Value) -> i64 {
-    set.pointer("/metadata/annotations").and_then(|all| all.get(REVISION)).and_then(Value::as_str).and_then(|text| text.parse().ok()).unwrap_or(0)
+    set.pointer("/metadata/annotations")
+        .and_then(|all| all.get(REVISION))
+        .and_then(Value::as_str)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
 }
 
 fn same_template(set: &Value, template: &Value) -> bool {

@@ -41,7 +41,9 @@ fn new_size(picture: &Picture, now: i64) -> i64 {
     if now >= picture.replicas {
         return picture.replicas;
     }
-    let old: i64 = picture.old.iter().map(|set| wanted(set)).sum();
+    // A set that was told to shrink has its pods until it says otherwise.
+    let has = |set: &Arc<Value>| wanted(set).max(integer(set, "/status/replicas").unwrap_or(0));
+    let old: i64 = picture.old.iter().map(has).sum();
     let room = (picture.replicas + picture.max_surge - old - now).max(0);
     (now + room).min(picture.replicas)
 }
@@ -127,7 +129,9 @@ mod tests {
         let rolling = |surge: Value, unavailable: Value| json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}});
         assert_eq!(play(&rolling(json!(1), json!(0)), 2), ["2+0", "2+1", "1+1", "1+2", "0+2"]);
         assert_eq!(play(&rolling(json!(0), json!(1)), 2), ["2+0", "1+0", "1+1", "0+1", "0+2"]);
-        for (surge, unavailable) in [(json!("25%"), json!("25%")), (json!("100%"), json!(0)), (json!(0), json!(0)), (json!(3), json!("50%"))] {
+        for (surge, unavailable) in
+            [(json!("25%"), json!("25%")), (json!("100%"), json!(0)), (json!(0), json!(0)), (json!(3), json!("50%"))]
+        {
             for replicas in [1, 2, 3, 7, 10] {
                 play(&rolling(surge.clone(), unavailable.clone()), replicas);
             }

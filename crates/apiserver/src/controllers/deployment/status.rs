@@ -7,12 +7,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::super::facts::{DEPLOYMENTS, condition, holds, merge_status, set_condition, write_status};
+use super::super::facts::{DEPLOYMENTS, condition, merge_status, set_condition, write_status};
 use super::super::runtime::{Key, Next};
 use super::Picture;
 use crate::error::ApiError;
 use crate::object::{self, as_map, integer, text};
 use crate::store::Store;
+
+/// The reason that `kubectl rollout status` takes for a failure.
+const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 
 struct Numbers {
     replicas: i64,
@@ -77,7 +80,11 @@ fn show_progress(deployment: &mut Value, picture: &Picture, before: &Value) -> N
         old(deployment.get("status").unwrap_or(&Value::Null)) < old(before)
     };
     let new_round = condition(deployment, "Progressing").is_none_or(|is| text(is, "/reason") == "NewReplicaSetAvailable");
-    let moved = new_round || fewer_old || ["updatedReplicas", "readyReplicas", "availableReplicas"].into_iter().any(grown);
+    let changed = before.get("observedGeneration") != deployment.pointer("/status/observedGeneration");
+    let moved = changed || new_round || fewer_old || ["updatedReplicas", "readyReplicas", "availableReplicas"].into_iter().any(grown);
+    if !moved && condition(deployment, "Progressing").is_some_and(|is| text(is, "/reason") == TIMED_OUT) {
+        return Next::Done;
+    }
     let limit = integer(&picture.deployment, "/spec/progressDeadlineSeconds").unwrap_or(600);
     let since = condition(deployment, "Progressing").map_or("", |is| text(is, "/lastUpdateTime"));
     let since = object::parse_timestamp(since).filter(|_| !moved).unwrap_or_else(OffsetDateTime::now_utc);
@@ -87,10 +94,8 @@ fn show_progress(deployment: &mut Value, picture: &Picture, before: &Value) -> N
         set(deployment, "Progressing", true, "ReplicaSetUpdated", &message, moved);
         return Duration::try_from(left).map_or(Next::Done, Next::After);
     }
-    if holds(deployment, "Progressing") || moved {
-        let message = format!("ReplicaSet {set_name:?} has timed out progressing.");
-        set(deployment, "Progressing", false, "ProgressDeadlineExceeded", &message, false);
-    }
+    let message = format!("ReplicaSet {set_name:?} has timed out progressing.");
+    set(deployment, "Progressing", false, TIMED_OUT, &message, false);
     Next::Done
 }
 
