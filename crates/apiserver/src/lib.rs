@@ -7,8 +7,8 @@
 //! Reference: the Kubernetes API conventions and the API concepts page of Kubernetes 1.32.
 
 pub mod admission;
+pub mod controllers;
 pub mod error;
-
 pub mod kinds;
 pub mod object;
 pub mod patch;
