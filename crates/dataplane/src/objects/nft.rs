@@ -308,7 +308,7 @@ pub enum Expr {
         /// Bound, not 0.
         modulus: u32,
     },
-    /// Adds or refreshes an element of a dynamic map.
+    /// Adds an element to a dynamic map, or renews the lifetime of the one that is there (its value stays).
     Update {
         /// The map.
         set: Arc<str>,
@@ -318,6 +318,16 @@ pub enum Expr {
         data: Option<Reg>,
         /// Lifetime in milliseconds.
         timeout_ms: u64,
+    },
+    /// Takes an element out of a dynamic map. `Update` leaves the value of an element that is there as it is and only renews its lifetime
+    /// (nft_dynset, seen with kernel 6.18), so a value is changed by `Delete` and `Update`.
+    Delete {
+        /// The map.
+        set: Arc<str>,
+        /// First register of the key.
+        key: Reg,
+        /// First register of a value; the kernel wants one named for a map, and does not look at it.
+        data: Option<Reg>,
     },
     /// Translates the destination to the address and port in registers; ends the rule.
     Dnat {

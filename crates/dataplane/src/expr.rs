@@ -1,0 +1,360 @@
+//! Builders over [`Expr`], so that rules read as sentences.
+//!
+//! Invariant: each step loads what it compares into registers itself, from [`Reg`] 0 on, unless the register is named; steps therefore stand
+//! in any order. Header offsets are those of RFC 791, 8200, 9293 and 768.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bowline_model::{Family, Protocol};
+
+use crate::objects::nft::{CmpOp, CtKey, Expr, Field, KeyBuilder, MetaKey, PayloadBase, Reg, Rule, Verdict};
+
+/// First letters of the name of every pod's link.
+pub(crate) const POD_LINKS: &str = "bwl";
+/// First letters of the name of every fabric link.
+pub(crate) const FABRIC_LINKS: &str = "bowline";
+
+/// `NF_CT_STATE_*` bits of connections that have been judged.
+pub(crate) const CT_KNOWN: u32 = 2 | 4;
+/// `NF_CT_STATE_BIT(IP_CT_NEW)`.
+pub(crate) const CT_NEW: u32 = 8;
+/// `IPS_DST_NAT`.
+pub(crate) const CT_DNAT: u32 = 1 << 5;
+/// `RTN_LOCAL`.
+pub(crate) const RTN_LOCAL: u32 = 2;
+
+const COMMENT_BYTES: usize = 120;
+
+/// A part of a key, as it is loaded from the packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Source address.
+    Saddr(Family),
+    /// Destination address.
+    Daddr(Family),
+    /// Transport protocol.
+    L4Proto,
+    /// Destination port.
+    Dport,
+    /// Link that it came in by.
+    IifName,
+    /// Link that it leaves by.
+    OifName,
+    /// Ethernet source.
+    EtherSaddr,
+    /// The address of all zeros, in place of a real one.
+    NoAddress(Family),
+}
+
+impl Part {
+    /// Number of registers that it takes.
+    pub(crate) fn registers(self) -> u8 {
+        match self {
+            Part::Saddr(f) | Part::Daddr(f) | Part::NoAddress(f) => f.address_bytes() / 4,
+            Part::L4Proto | Part::Dport => 1,
+            Part::IifName | Part::OifName => 4,
+            Part::EtherSaddr => 2,
+        }
+    }
+
+    fn expression(self, to: Reg) -> Expr {
+        let payload = |base, offset, len| Expr::Payload { base, offset, len, to };
+        match self {
+            Part::Saddr(Family::V4) => payload(PayloadBase::Network, 12, 4),
+            Part::Saddr(Family::V6) => payload(PayloadBase::Network, 8, 16),
+            Part::Daddr(Family::V4) => payload(PayloadBase::Network, 16, 4),
+            Part::Daddr(Family::V6) => payload(PayloadBase::Network, 24, 16),
+            Part::L4Proto => Expr::Meta { key: MetaKey::L4Proto, to },
+            Part::Dport => payload(PayloadBase::Transport, 2, 2),
+            Part::IifName => Expr::Meta { key: MetaKey::IifName, to },
+            Part::OifName => Expr::Meta { key: MetaKey::OifName, to },
+            Part::EtherSaddr => payload(PayloadBase::Link, 6, 6),
+            Part::NoAddress(family) => Expr::Immediate { to, data: vec![0; usize::from(family.address_bytes())].into() },
+        }
+    }
+}
+
+/// The field type of a family's addresses.
+pub(crate) fn ip_field(family: Family) -> Field {
+    match family {
+        Family::V4 => Field::Ipv4,
+        Family::V6 => Field::Ipv6,
+    }
+}
+
+/// A name with the family's number at its end, e.g. `svc4`.
+pub(crate) fn named(stem: &str, family: Family) -> Arc<str> {
+    let digit = match family {
+        Family::V4 => '4',
+        Family::V6 => '6',
+    };
+    format!("{stem}{digit}").into()
+}
+
+/// A rule under construction.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RuleBuilder {
+    expressions: Vec<Expr>,
+}
+
+/// A rule that matches everything so far.
+pub(crate) fn rule() -> RuleBuilder {
+    RuleBuilder::default()
+}
+
+impl RuleBuilder {
+    fn add(mut self, expression: Expr) -> Self {
+        self.expressions.push(expression);
+        self
+    }
+
+    fn compare(self, op: CmpOp, data: impl Into<Arc<[u8]>>) -> Self {
+        self.add(Expr::Cmp { op, from: Reg(0), data: data.into() })
+    }
+
+    fn bits(self, load: Expr, mask: u32, op: CmpOp, value: u32) -> Self {
+        self.add(load).bitwise(Reg(0), &mask.to_ne_bytes()).compare(op, value.to_ne_bytes())
+    }
+
+    /// Masks a register's value.
+    pub(crate) fn bitwise(self, reg: Reg, mask: &[u8]) -> Self {
+        self.add(Expr::Bitwise { from: reg, to: reg, mask: mask.into(), xor: vec![0; mask.len()].into() })
+    }
+
+    /// Packets of the family.
+    pub(crate) fn family(self, family: Family) -> Self {
+        let number = match family {
+            Family::V4 => 2,
+            Family::V6 => 10,
+        };
+        self.add(Expr::Meta { key: MetaKey::NfProto, to: Reg(0) }).compare(CmpOp::Eq, [number])
+    }
+
+    /// Came in by a link whose name begins so (or is so, with its closing zero).
+    pub(crate) fn iif(self, start: &str) -> Self {
+        self.add(Expr::Meta { key: MetaKey::IifName, to: Reg(0) }).compare(CmpOp::Eq, start.as_bytes())
+    }
+
+    /// Leaves by a link whose name begins so.
+    pub(crate) fn oif(self, start: &str) -> Self {
+        self.add(Expr::Meta { key: MetaKey::OifName, to: Reg(0) }).compare(CmpOp::Eq, start.as_bytes())
+    }
+
+    /// Leaves by a link whose name begins otherwise.
+    pub(crate) fn oif_not(self, start: &str) -> Self {
+        self.add(Expr::Meta { key: MetaKey::OifName, to: Reg(0) }).compare(CmpOp::Ne, start.as_bytes())
+    }
+
+    /// Of the protocol.
+    pub(crate) fn protocol(self, protocol: Protocol) -> Self {
+        self.add(Expr::Meta { key: MetaKey::L4Proto, to: Reg(0) }).compare(CmpOp::Eq, [protocol.number()])
+    }
+
+    /// To the port.
+    pub(crate) fn dport(self, port: u16) -> Self {
+        self.load(0, &[Part::Dport]).compare(CmpOp::Eq, port.to_be_bytes())
+    }
+
+    /// To a port of the range.
+    pub(crate) fn dports(self, from: u16, to: u16) -> Self {
+        let range = Expr::Range { invert: false, from: Reg(0), low: from.to_be_bytes().into(), high: to.to_be_bytes().into() };
+        self.load(0, &[Part::Dport]).add(range)
+    }
+
+    /// TCP without SYN, or with more than that of FIN, SYN, RST and ACK.
+    pub(crate) fn tcp_not_syn(self) -> Self {
+        let flags = Expr::Payload { base: PayloadBase::Transport, offset: 13, len: 1, to: Reg(0) };
+        self.protocol(Protocol::Tcp).add(flags).bitwise(Reg(0), &[0x17]).compare(CmpOp::Ne, [0x02])
+    }
+
+    /// To a loopback address.
+    pub(crate) fn for_loopback(self, family: Family) -> Self {
+        let v6 = std::net::Ipv6Addr::LOCALHOST.octets();
+        let first = Expr::Payload { base: PayloadBase::Network, offset: 16, len: 1, to: Reg(0) };
+        match family {
+            Family::V4 => self.family(family).add(first).compare(CmpOp::Eq, [127]),
+            Family::V6 => self.family(family).load(0, &[Part::Daddr(family)]).compare(CmpOp::Eq, v6),
+        }
+    }
+
+    /// The connection is in one of these states.
+    pub(crate) fn state(self, bits: u32) -> Self {
+        self.bits(Expr::Ct { key: CtKey::State, to: Reg(0) }, bits, CmpOp::Ne, 0)
+    }
+
+    /// The connection's status has one of these bits.
+    pub(crate) fn status(self, bits: u32) -> Self {
+        self.bits(Expr::Ct { key: CtKey::Status, to: Reg(0) }, bits, CmpOp::Ne, 0)
+    }
+
+    /// The packet goes the other way than the connection's first.
+    pub(crate) fn reply(self) -> Self {
+        self.add(Expr::Ct { key: CtKey::Direction, to: Reg(0) }).compare(CmpOp::Eq, [1])
+    }
+
+    /// The connection's mark has one of these bits; the masked mark stays in register 0.
+    pub(crate) fn ct_mark(self, mask: u32) -> Self {
+        self.bits(Expr::Ct { key: CtKey::Mark, to: Reg(0) }, mask, CmpOp::Ne, 0)
+    }
+
+    /// Sets a bit of the connection's mark, by way of `scratch`.
+    pub(crate) fn set_ct_mark_bit(self, bit: u32, scratch: Reg) -> Self {
+        let set = Expr::Bitwise { from: scratch, to: scratch, mask: (!bit).to_ne_bytes().into(), xor: bit.to_ne_bytes().into() };
+        self.add(Expr::Ct { key: CtKey::Mark, to: scratch }).add(set).add(Expr::CtSetMark { from: scratch })
+    }
+
+    /// Sets the connection's mark from a register.
+    pub(crate) fn set_ct_mark(self, from: Reg) -> Self {
+        self.add(Expr::CtSetMark { from })
+    }
+
+    /// Sets the packet's mark from a register.
+    pub(crate) fn set_mark(self, from: Reg) -> Self {
+        self.add(Expr::MetaSetMark { from })
+    }
+
+    /// Address of the node's own.
+    pub(crate) fn for_this_node(self) -> Self {
+        self.add(Expr::FibType { destination: true, to: Reg(0) }).compare(CmpOp::Eq, RTN_LOCAL.to_ne_bytes())
+    }
+
+    /// Source is not an address of the node's own.
+    pub(crate) fn of_elsewhere(self) -> Self {
+        self.add(Expr::FibType { destination: false, to: Reg(0) }).compare(CmpOp::Ne, RTN_LOCAL.to_ne_bytes())
+    }
+
+    /// Loads parts one after another from a register on.
+    pub(crate) fn load(mut self, at: u8, parts: &[Part]) -> Self {
+        let mut next = at;
+        for part in parts {
+            self.expressions.push(part.expression(Reg(next)));
+            next += part.registers();
+        }
+        self
+    }
+
+    /// Loads a constant.
+    pub(crate) fn constant(self, to: Reg, data: Arc<[u8]>) -> Self {
+        self.add(Expr::Immediate { to, data })
+    }
+
+    /// Loads a random number below `modulus`; 0 where there is no choice.
+    pub(crate) fn random(self, to: Reg, modulus: u32) -> Self {
+        if modulus > 1 { self.add(Expr::Random { to, modulus }) } else { self.constant(to, KeyBuilder::new().host_u32(0).build()) }
+    }
+
+    /// The key is in the set.
+    pub(crate) fn in_set(self, set: &Arc<str>, key: &[Part]) -> Self {
+        self.load(0, key).in_set_at(set, Reg(0))
+    }
+
+    /// The key that is in registers already is in the set.
+    pub(crate) fn in_set_at(self, set: &Arc<str>, key: Reg) -> Self {
+        self.add(Expr::Lookup { set: set.clone(), key, invert: false })
+    }
+
+    /// The key is not in the set.
+    pub(crate) fn not_in_set(self, set: &Arc<str>, key: &[Part]) -> Self {
+        self.load(0, key).add(Expr::Lookup { set: set.clone(), key: Reg(0), invert: true })
+    }
+
+    /// Loads the value of the key in a register.
+    pub(crate) fn value(self, map: &Arc<str>, key: Reg, to: Reg) -> Self {
+        self.add(Expr::LookupValue { set: map.clone(), key, to })
+    }
+
+    /// Adds or renews an element of a dynamic map.
+    pub(crate) fn update(self, map: &Arc<str>, key: Reg, data: Reg, timeout_ms: u64) -> Self {
+        self.add(Expr::Update { set: map.clone(), key, data: Some(data), timeout_ms })
+    }
+
+    /// Removes an element of a dynamic map.
+    pub(crate) fn delete(self, map: &Arc<str>, key: Reg, data: Reg) -> Self {
+        self.add(Expr::Delete { set: map.clone(), key, data: Some(data) })
+    }
+
+    /// Counts.
+    pub(crate) fn counter(self) -> Self {
+        self.add(Expr::Counter)
+    }
+
+    /// Ends with the verdict of the key's element, if there is one.
+    pub(crate) fn verdict_of(self, map: &Arc<str>, key: &[Part]) -> Rule {
+        self.load(0, key).end(Expr::LookupVerdict { set: map.clone(), key: Reg(0) })
+    }
+
+    /// Translates the destination.
+    pub(crate) fn dnat(self, family: Family, address: Reg) -> Rule {
+        let port = Reg(address.0 + family.address_bytes() / 4);
+        self.end(Expr::Dnat { family, address, port: Some(port) })
+    }
+
+    /// Translates the source to an address.
+    pub(crate) fn snat(self, to: &IpAddr) -> Rule {
+        let address = KeyBuilder::new().ip(*to).build();
+        self.constant(Reg(0), address).end(Expr::Snat { family: Family::of(to), address: Reg(0), random_fully: false })
+    }
+
+    /// Translates the source to the outgoing link's address, with a port that nobody can guess.
+    pub(crate) fn masquerade(self) -> Rule {
+        self.end(Expr::Masquerade { random_fully: true })
+    }
+
+    /// Refuses TCP.
+    pub(crate) fn reset(self) -> Rule {
+        self.protocol(Protocol::Tcp).end(Expr::RejectReset)
+    }
+
+    /// Refuses anything.
+    pub(crate) fn unreachable(self) -> Rule {
+        self.end(Expr::RejectPort)
+    }
+
+    /// Lets pass.
+    pub(crate) fn accept(self) -> Rule {
+        self.end(Expr::Verdict(Verdict::Accept))
+    }
+
+    /// Counts and drops.
+    pub(crate) fn drop(self) -> Rule {
+        self.counter().end(Expr::Verdict(Verdict::Drop))
+    }
+
+    /// Goes back.
+    pub(crate) fn back(self) -> Rule {
+        self.end(Expr::Verdict(Verdict::Return))
+    }
+
+    /// Calls a chain.
+    pub(crate) fn jump(self, chain: impl Into<Arc<str>>) -> Rule {
+        self.end(Expr::Verdict(Verdict::Jump(chain.into())))
+    }
+
+    /// Goes to a chain.
+    pub(crate) fn goto(self, chain: impl Into<Arc<str>>) -> Rule {
+        self.end(Expr::Verdict(Verdict::Goto(chain.into())))
+    }
+
+    /// The rule without an end of its own.
+    pub(crate) fn done(self) -> Rule {
+        Rule { expressions: self.expressions, comment: None }
+    }
+
+    fn end(self, expression: Expr) -> Rule {
+        self.add(expression).done()
+    }
+}
+
+impl Rule {
+    /// The same rule with a comment, cut to what the kernel takes.
+    #[must_use]
+    pub(crate) fn saying(mut self, comment: &str) -> Rule {
+        let mut end = comment.len().min(COMMENT_BYTES);
+        while !comment.is_char_boundary(end) {
+            end -= 1;
+        }
+        self.comment = comment.get(..end).map(Into::into);
+        self
+    }
+}

@@ -1,0 +1,82 @@
+//! What may enter from other nodes: a peer's packets carry an address of its own pods, its own, or one that belongs to no pod and no node
+//! (a client whose packets it forwards). Pods' addresses come from nowhere else.
+//!
+//! A peer is told by its tunnel address (Ethernet source). Its subnets are in one hash set for each prefix length in use, usually one, asked
+//! with the masked source. The outer source must be a node.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bowline_model::intent::routes::{BackendConf, FabricNode, RoutesIntent};
+use bowline_model::{Family, Protocol};
+use ipnet::IpNet;
+
+use super::host_prefix;
+use super::returns::PEER_MARK;
+use crate::change::{Objects, set_of};
+use crate::expr::Part::{EtherSaddr, IifName, Saddr};
+use crate::expr::{ip_field, named, rule};
+use crate::objects::nft::{Field, KeyBuilder, Reg, Rule};
+
+fn source_set(family: Family, prefix_len: u8) -> Arc<str> {
+    format!("{}_{prefix_len}", named("peer_src", family)).into()
+}
+
+fn sources(node: &FabricNode) -> impl Iterator<Item = IpNet> {
+    node.pod_cidrs.iter().copied().chain(node.internal.values().map(|a| host_prefix(*a)))
+}
+
+/// The addresses that a peer may send from through the tunnel.
+pub(super) fn peer(peer: &FabricNode, objects: &mut Objects) {
+    for prefix in sources(peer) {
+        let key = KeyBuilder::new().mac(peer.vtep_mac).ip(prefix.network()).build();
+        objects.member(source_set(Family::of_prefix(&prefix), prefix.prefix_len()), key);
+    }
+}
+
+/// The chains that depend on the backend and on the prefix lengths in use, and the sets of those lengths.
+pub(super) fn chains(routes: &RoutesIntent, objects: &mut Objects) {
+    let lengths: BTreeSet<(Family, u8)> =
+        routes.peers.values().flat_map(|p| sources(p)).map(|p| (Family::of_prefix(&p), p.prefix_len())).collect();
+    for (family, len) in &lengths {
+        objects.set(source_set(*family, *len), set_of(&[Field::Ether, ip_field(*family)]));
+    }
+    let mut fabric: Vec<Rule> = lengths.iter().map(|(family, len)| own_source(*family, *len)).collect();
+    for family in Family::BOTH {
+        for set in ["pod_net", "cluster_net", "node"] {
+            fabric.push(rule().family(family).in_set(&named(set, family), &[Saddr(family)]).drop().saying("another node's address"));
+        }
+    }
+    let known = rule().load(0, &[IifName, EtherSaddr]).value(&PEER_MARK.into(), Reg(0), Reg(0));
+    fabric.push(known.accept());
+    fabric.push(rule().drop().saying("unknown node"));
+    objects.chain("guard_fabric", fabric);
+    objects.chain("guard_outside", outside(routes));
+}
+
+fn own_source(family: Family, len: u8) -> Rule {
+    let mut mask = vec![0_u8; usize::from(family.address_bytes())];
+    for (byte, first_bit) in mask.iter_mut().zip((0_u32..).step_by(8)) {
+        let bits = u32::from(len).saturating_sub(first_bit).min(8);
+        *byte = u8::try_from(0xff00_u32 >> bits & 0xff).unwrap_or(0xff);
+    }
+    let source = Reg(EtherSaddr.registers());
+    rule().family(family).load(0, &[EtherSaddr, Saddr(family)]).bitwise(source, &mask).in_set_at(&source_set(family, len), Reg(0)).accept()
+}
+
+/// What comes by links that are neither pods' nor the fabric's.
+fn outside(routes: &RoutesIntent) -> Vec<Rule> {
+    let BackendConf::Vxlan { port, direct_routing, .. } = &routes.backend else { return Vec::new() };
+    let mut rules = Vec::new();
+    for family in Family::BOTH {
+        let packets = || rule().family(family);
+        if !direct_routing {
+            for set in ["pod_net", "cluster_net"] {
+                rules.push(packets().in_set(&named(set, family), &[Saddr(family)]).drop().saying("a pod's address from outside"));
+            }
+        }
+        let wrapped = packets().protocol(Protocol::Udp).dport(*port).for_this_node();
+        rules.push(wrapped.not_in_set(&named("node", family), &[Saddr(family)]).drop().saying("tunnel packet from no node"));
+    }
+    rules
+}

@@ -1,0 +1,48 @@
+//! Replies go back the way that the connection came: through the peer whose node port, say, a client outside used.
+//!
+//! The first packet of a connection that a peer hands over, from an address of no pod and no node, leaves the peer's number in the
+//! connection's mark; replies carry it to the routing rules as their own mark. So the client's address survives without translation.
+
+use std::sync::Arc;
+
+use bowline_model::{Family, MacAddr};
+
+use crate::change::{Objects, values_by};
+use crate::expr::Part::{EtherSaddr, IifName, Saddr};
+use crate::expr::{CT_NEW, POD_LINKS, RuleBuilder, named, rule};
+use crate::objects::net::{PEER_MARK_MASK, PEER_MARK_SHIFT};
+use crate::objects::nft::{ChainKind, Field, Hook, KeyBuilder, Reg};
+
+/// The map from a peer, by link and Ethernet address, to its mark.
+pub(super) const PEER_MARK: &str = "peer_mark";
+
+/// `NF_IP_PRI_MANGLE`.
+const MANGLE_PRIORITY: i32 = -150;
+
+/// Chains and map.
+pub(super) fn frame(objects: &mut Objects) {
+    objects.set(PEER_MARK, values_by(&[Field::IfName, Field::Ether], &[Field::Mark]));
+    let peer_mark: Arc<str> = PEER_MARK.into();
+    let arrival = |family| {
+        rule()
+            .family(family)
+            .state(CT_NEW)
+            .not_in_set(&named("pod_net", family), &[Saddr(family)])
+            .not_in_set(&named("node", family), &[Saddr(family)])
+            .load(0, &[IifName, EtherSaddr])
+            .value(&peer_mark, Reg(0), Reg(0))
+            .set_ct_mark(Reg(0))
+            .done()
+    };
+    let reply = |packets: RuleBuilder| packets.reply().ct_mark(PEER_MARK_MASK).set_mark(Reg(0)).done();
+    let mut rules: Vec<_> = Family::BOTH.into_iter().map(arrival).collect();
+    rules.push(reply(rule().iif(POD_LINKS)));
+    objects.base("returns", ChainKind::Filter, Hook::Prerouting, MANGLE_PRIORITY, rules);
+    objects.base("returns_output", ChainKind::Route, Hook::Output, MANGLE_PRIORITY, vec![reply(rule())]);
+}
+
+/// A peer's place in the map.
+pub(super) fn peer(link: &str, mac: MacAddr, id: u16, objects: &mut Objects) {
+    let mark = KeyBuilder::new().host_u32(u32::from(id) << PEER_MARK_SHIFT).build();
+    objects.value(PEER_MARK, KeyBuilder::new().ifname(link).mac(mac).build(), mark);
+}

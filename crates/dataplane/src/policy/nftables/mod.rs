@@ -1,0 +1,72 @@
+//! NetworkPolicy in nftables (networking.k8s.io/v1).
+//!
+//! Two base chains look at what is forwarded, one for the pod that sends (`egress`) and one for the pod that receives (`ingress`); a packet
+//! passes when both let it. Each finds the pod's list of policies by a verdict map and asks their chains in turn, one chain for a policy and
+//! direction, until a rule accepts. What a pod sends to its own node is asked in the input hook.
+//!
+//! Invariant: closed first. A pod without an element in the maps gets and sends nothing (its own traffic to itself apart), whatever the path.
+
+mod lists;
+mod pods;
+mod rules;
+mod sets;
+
+use bowline_model::Family;
+use bowline_model::intent::Intent;
+
+use crate::change::{Change, Objects, set_of, verdicts_by};
+use crate::expr::Part::{Daddr, IifName, OifName, Saddr};
+use crate::expr::{CT_KNOWN, CT_NEW, POD_LINKS, ip_field, named, rule};
+use crate::host::HostFacts;
+use crate::objects::nft::{ChainKind, Field, Hook, Rule};
+use crate::pod::to_itself;
+
+/// Chain of a pod that no policy selects at all.
+const OPEN: &str = "open";
+/// Chain of a pod that policies select for the other direction only.
+const OPEN_TO_SYN: &str = "open_to_syn";
+/// Chain that drops TCP which does not begin with a SYN.
+const BEGINS_WITH_SYN: &str = "begins_with_syn";
+
+/// Lowers what differs between the policies of two intents.
+pub(crate) fn lower(old: &Intent, new: &Intent, first: bool, _host: &HostFacts, change: &mut Change) {
+    if first {
+        frame(&mut change.new);
+    }
+    sets::lower(&old.policy, &new.policy, change);
+    rules::lower(&old.policy, &new.policy, change);
+    lists::lower(&old.policy, &new.policy, change);
+    pods::lower(old, new, change);
+}
+
+fn frame(objects: &mut Objects) {
+    for family in Family::BOTH {
+        let key = [Field::IfName, ip_field(family)];
+        objects.set(named("pods_out", family), verdicts_by(&key));
+        objects.set(named("pods_in", family), verdicts_by(&key));
+        objects.set(named("ready", family), set_of(&key));
+    }
+    // Packets of connections that were judged pass; a connection that is no longer allowed has been taken out of the table by the agent.
+    let known = || rule().state(CT_KNOWN).accept();
+    let egress = || vec![known(), rule().iif(POD_LINKS).goto("from_pod")];
+    objects.base("egress", ChainKind::Filter, Hook::Forward, 0, egress());
+    objects.base("egress_to_node", ChainKind::Filter, Hook::Input, 0, egress());
+    objects.base("ingress", ChainKind::Filter, Hook::Forward, 1, vec![known(), rule().oif(POD_LINKS).goto("to_pod")]);
+    // The last hook knows the link that a packet leaves by even when its destination was translated on the way out of the node.
+    objects.base("closed", ChainKind::Filter, Hook::Postrouting, 0, vec![rule().oif(POD_LINKS).goto("only_ready")]);
+
+    let closed = || rule().drop().saying("closed until its policy is in force");
+    let list = |map, family, link, address| rule().family(family).verdict_of(&named(map, family), &[link, address]);
+    let from = Family::BOTH.into_iter().map(|f| list("pods_out", f, IifName, Saddr(f)));
+    objects.chain("from_pod", to_itself().chain(from).chain([closed()]).collect());
+    let to = Family::BOTH.into_iter().map(|f| list("pods_in", f, OifName, Daddr(f)));
+    objects.chain("to_pod", to_itself().chain(to).chain([closed()]).collect());
+    let ready = Family::BOTH.into_iter().map(|f| rule().family(f).in_set(&named("ready", f), &[OifName, Daddr(f)]).accept());
+    objects.chain("only_ready", to_itself().chain(ready).chain([closed()]).collect());
+
+    // Where a connection was cut, the next packet of either end would begin a new one in the eyes of conntrack, perhaps the other way round.
+    let no_syn: Rule = rule().state(CT_NEW).tcp_not_syn().drop().saying("TCP of no connection");
+    objects.chain(BEGINS_WITH_SYN, vec![no_syn]);
+    objects.chain(OPEN, vec![rule().accept()]);
+    objects.chain(OPEN_TO_SYN, vec![rule().jump(BEGINS_WITH_SYN), rule().accept()]);
+}

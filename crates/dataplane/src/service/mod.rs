@@ -1,0 +1,3 @@
+//! Services: where the packets of a virtual address go. A folder for each mode.
+
+pub mod nftables;

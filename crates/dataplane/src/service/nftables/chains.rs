@@ -1,0 +1,145 @@
+//! The chains and sets of services: those that are always there, and those of a shape.
+
+use bowline_model::Family;
+
+use super::frontend_fields;
+use super::frontends::{Shape, Shapes, affinity_map};
+use crate::change::{Objects, intervals_of, set_of, values_by, verdicts_by};
+use crate::expr::Part::{Daddr, Dport, L4Proto, NoAddress, Saddr};
+use crate::expr::{CT_NEW, Part, ip_field, named, rule};
+use crate::objects::nft::{ChainKind, Field, Hook, Reg, Rule, SetSpec};
+
+/// Bit of the connection mark that says that a service of ours translated its destination: whoever else translates is left alone.
+pub const TRANSLATED_MARK: u32 = 1;
+
+/// Clients remembered for an affinity timeout.
+const AFFINITY_CLIENTS: u32 = 262_144;
+
+/// Priority of the chains that refuse what has no endpoint: before policy, so that nobody waits for a timeout.
+const REFUSE_PRIORITY: i32 = -10;
+/// `NF_IP_PRI_NAT_DST`.
+const DNAT_PRIORITY: i32 = -100;
+
+/// What is there whatever the services.
+pub(super) fn frame(objects: &mut Objects) {
+    for family in Family::BOTH {
+        sets(family, objects);
+    }
+    let to_services = || vec![rule().jump("services")];
+    objects.base("services_prerouting", ChainKind::Nat, Hook::Prerouting, DNAT_PRIORITY, to_services());
+    objects.base("services_output", ChainKind::Nat, Hook::Output, DNAT_PRIORITY, to_services());
+    let mut services: Vec<Rule> = both(|f| rule().family(f).verdict_of(&named("svc", f), &[Daddr(f), L4Proto, Dport]));
+    services.push(rule().for_this_node().goto("local_ports"));
+    objects.chain("services", services);
+
+    let mut ports = both(|f| rule().for_loopback(f).back());
+    ports.extend(both(|f| host_port("host_ip_port", f, &[Daddr(f), L4Proto, Dport])));
+    ports.extend(both(|f| host_port("host_port", f, &[L4Proto, Dport])));
+    ports.push(rule().goto("node_ports"));
+    objects.chain("local_ports", ports);
+    refusals(objects);
+}
+
+fn refusals(objects: &mut Objects) {
+    let without = both(|f| rule().family(f).verdict_of(&named("empty", f), &[Daddr(f), L4Proto, Dport]));
+    let unserved = both(|f| rule().family(f).in_set(&named("service_net", f), &[Daddr(f)]).goto("refuse"));
+    let transit: Vec<Rule> = without.iter().chain(&unserved).cloned().collect();
+    objects.base("no_endpoints_forward", ChainKind::Filter, Hook::Forward, REFUSE_PRIORITY, transit.clone());
+    objects.base("no_endpoints_output", ChainKind::Filter, Hook::Output, REFUSE_PRIORITY, transit);
+    let mut input = without;
+    // Only connections that begin: the port may be one that a process of the node took for a connection of its own.
+    input.push(rule().state(CT_NEW).goto("node_ports_without_endpoints"));
+    objects.base("no_endpoints_input", ChainKind::Filter, Hook::Input, REFUSE_PRIORITY, input);
+    objects.chain("refuse", vec![rule().reset(), rule().unreachable()]);
+    objects.chain("discard", vec![rule().drop().saying("no local endpoint")]);
+}
+
+fn sets(family: Family, objects: &mut Objects) {
+    let ip = ip_field(family);
+    let frontend = frontend_fields(family);
+    let endpoint = [ip, Field::Port];
+    let local = [Field::Proto, Field::Port];
+    objects.set(named("svc", family), verdicts_by(&frontend));
+    objects.set(named("node_port", family), verdicts_by(&local));
+    objects.set(named("ep", family), values_by(&[&frontend[..], &[Field::Index]].concat(), &endpoint));
+    objects.set(named("live", family), set_of(&[&frontend[..], &endpoint].concat()));
+    objects.set(named("empty", family), verdicts_by(&frontend));
+    objects.set(named("empty_node_port", family), verdicts_by(&local));
+    objects.set(named("host_ip_port", family), values_by(&frontend, &endpoint));
+    objects.set(named("host_port", family), values_by(&local, &endpoint));
+    objects.set(named("service_net", family), intervals_of(ip));
+    objects.set(named("node_port_net", family), intervals_of(ip));
+}
+
+fn both(of: impl Fn(Family) -> Rule) -> Vec<Rule> {
+    Family::BOTH.into_iter().map(of).collect()
+}
+
+fn host_port(map: &str, family: Family, key: &[Part]) -> Rule {
+    rule().family(family).load(0, key).value(&named(map, family), Reg(0), Reg(0)).dnat(family, Reg(0))
+}
+
+/// The chains and affinity maps of shapes.
+pub(super) fn shapes(shapes: &Shapes, objects: &mut Objects) {
+    for (shape, chain) in &shapes.chains {
+        let rules = match shape.affinity_secs {
+            None => vec![balance(shape)],
+            Some(secs) => balance_with_affinity(shape, secs),
+        };
+        objects.chain(chain.clone(), rules);
+    }
+    for (family, secs) in &shapes.affinities {
+        let ip = ip_field(*family);
+        let key = [ip, ip, Field::Proto, Field::Port];
+        let spec = SetSpec {
+            dynamic_timeout_ms: Some(u64::from(*secs) * 1000),
+            size: Some(AFFINITY_CLIENTS),
+            ..values_by(&key, &[ip, Field::Port])
+        };
+        objects.set(affinity_map(*family, *secs), spec);
+    }
+}
+
+fn vip(shape: &Shape) -> Part {
+    if shape.node_port { NoAddress(shape.family) } else { Daddr(shape.family) }
+}
+
+fn balance(shape: &Shape) -> Rule {
+    let family = shape.family;
+    let words = family.address_bytes() / 4;
+    let index = Reg(words + 2);
+    rule()
+        .set_ct_mark_bit(TRANSLATED_MARK, Reg(0))
+        .load(0, &[vip(shape), L4Proto, Dport])
+        .random(index, shape.endpoints)
+        .value(&named("ep", family), Reg(0), Reg(0))
+        .dnat(family, Reg(0))
+}
+
+/// Registers of the affinity rules, with addresses of `w` words: client 0, VIP w, protocol 2w, port 2w+1, endpoint 2w+2 and its port after
+/// it: 15 of 16 for IPv6. From the VIP on they are the key of `live`, and up to the port with the index after it the key of `ep`.
+fn balance_with_affinity(shape: &Shape, secs: u32) -> Vec<Rule> {
+    let family = shape.family;
+    let words = family.address_bytes() / 4;
+    let (client, service, endpoint) = (Reg(0), Reg(words), Reg(2 * words + 2));
+    let map = affinity_map(family, secs);
+    let timeout_ms = u64::from(secs) * 1000;
+    let key = [Saddr(family), vip(shape), L4Proto, Dport];
+    let remembered = rule()
+        .set_ct_mark_bit(TRANSLATED_MARK, Reg(0))
+        .load(0, &key)
+        .value(&map, client, endpoint)
+        .in_set_at(&named("live", family), service)
+        .update(&map, client, endpoint, timeout_ms)
+        .dnat(family, endpoint);
+    // What was remembered, if anything, is of an endpoint that has gone; an update would only renew it.
+    let drawn = rule()
+        .set_ct_mark_bit(TRANSLATED_MARK, Reg(0))
+        .load(0, &key)
+        .random(endpoint, shape.endpoints)
+        .value(&named("ep", family), service, endpoint)
+        .delete(&map, client, endpoint)
+        .update(&map, client, endpoint, timeout_ms)
+        .dnat(family, endpoint);
+    vec![remembered, drawn]
+}
