@@ -19,7 +19,7 @@ use imbl::OrdMap;
 pub use judge::{Flow, Judge, Reason, Verdict, judge};
 use member::Member;
 use rules::Compiled;
-use sets::{SetKey, Sets};
+use sets::{SetKey, Sets, Shift};
 
 use crate::world::{Attached, Touched, World};
 
@@ -28,6 +28,8 @@ use crate::world::{Attached, Touched, World};
 pub(crate) struct State {
     members: BTreeMap<PodName, Member>,
     policies: BTreeMap<PolicyName, Compiled>,
+    /// Policies of which something could not be understood.
+    faulty: BTreeSet<PolicyName>,
     sets: Sets,
     pods: OrdMap<Arc<str>, Arc<PodPolicy>>,
     rules: OrdMap<(PolicyName, Direction), Arc<bowline_model::intent::policy::PolicyRules>>,
@@ -46,10 +48,15 @@ impl State {
             false => touched.policies.iter().cloned().collect(),
         };
         for name in &policies {
-            match world.policies().get(name) {
-                Some(policy) => self.policies.insert(name.clone(), rules::compile(name, policy)),
-                None => self.policies.remove(name),
-            };
+            self.faulty.remove(name);
+            self.policies.remove(name);
+            if let Some(policy) = world.policies().get(name) {
+                let compiled = rules::compile(name, policy);
+                if !compiled.problems.is_empty() {
+                    self.faulty.insert(name.clone());
+                }
+                self.policies.insert(name.clone(), compiled);
+            }
         }
         let ifnames = touched_attachments(world, touched, &pods, &policies);
         let selection = self.select(world, &ifnames);
@@ -71,7 +78,7 @@ impl State {
 
     /// What is wrong with the policies.
     pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.policies.values().flat_map(|policy| &policy.problems)
+        self.faulty.iter().filter_map(|name| self.policies.get(name)).flat_map(|policy| &policy.problems)
     }
 
     fn touched_pods(&self, world: &World, touched: &Touched) -> BTreeSet<PodName> {
@@ -87,26 +94,21 @@ impl State {
         pods
     }
 
-    /// Brings the sets up to date with pods. All that is lost is taken out before anything gained goes in: an address may
-    /// pass from one pod to another in one turn.
+    /// Brings the sets up to date with pods.
     fn move_members(&mut self, world: &World, pods: &BTreeSet<PodName>) -> bool {
-        let mut changed = false;
-        let mut gained = Vec::new();
+        let mut shifts = Vec::new();
         for pod in pods {
             let new = Member::of(world, pod);
             if new.as_ref() == self.members.get(pod) {
                 continue;
             }
-            if let Some(old) = self.members.remove(pod) {
-                changed |= self.sets.take(pod, &old);
-            }
-            gained.extend(new.map(|new| (pod, new)));
+            let old = match new.clone() {
+                Some(new) => self.members.insert(pod.clone(), new),
+                None => self.members.remove(pod),
+            };
+            shifts.push(Shift { pod, old, new });
         }
-        for (pod, new) in gained {
-            changed |= self.sets.put(pod, &new);
-            self.members.insert(pod.clone(), new);
-        }
-        changed
+        self.sets.shift(&shifts)
     }
 
     /// Finds the policies of attachments again; gives whether any has others now.

@@ -138,7 +138,7 @@ impl Reader<'_> {
         let own = |peer: &Peer| peer.pod_selector.is_some() && peer.namespace_selector.is_none();
         let scope = match rule.to.as_deref() {
             Some(peers) if !peers.is_empty() && peers.iter().all(own) => Scope::Namespace(self.name.namespace.clone()),
-            _ => Scope::Namespaces(Selector::default()),
+            _ => Scope::Everywhere,
         };
         let ports = self.ports(&field, rule.ports.as_deref(), &scope);
         whole_rule(peers, ports)

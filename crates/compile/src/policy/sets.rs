@@ -20,6 +20,8 @@ pub(crate) enum Scope {
     Namespace(Arc<str>),
     /// In namespaces with such labels.
     Namespaces(Selector),
+    /// In any namespace, whether it is known or not.
+    Everywhere,
 }
 
 /// The definition of a set.
@@ -50,6 +52,7 @@ impl SetKey {
                 text.push_str(&format!(" in {namespace:?}"));
                 namespace.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').take(24).collect()
             }
+            Scope::Everywhere => "any".to_owned(),
             Scope::Namespaces(selector) => {
                 text.push_str(&format!(" in namespaces {selector}"));
                 "any".to_owned()
@@ -67,6 +70,7 @@ impl SetKey {
         let in_scope = match self.scope() {
             Scope::Namespace(namespace) => pod.namespace == *namespace,
             Scope::Namespaces(selector) => member.namespace_labels.as_ref().is_some_and(|labels| selector.matches(labels)),
+            Scope::Everywhere => true,
         };
         in_scope
             && match self {
@@ -109,49 +113,32 @@ impl Sets {
         held != *wanted
     }
 
-    /// Moves a pod's addresses: out as it was in, whole step first for all pods, then in as it is (see [`Sets::put`]).
-    pub(crate) fn take(&mut self, pod: &PodName, member: &Member) -> bool {
-        let mut changed = false;
-        for (key, id) in self.meaning(&pod.namespace) {
-            if key.chooses(pod, member) {
-                match key {
-                    SetKey::Pods(..) => {
-                        changed |= edit(&mut self.pods, &id, |set| {
-                            member.addresses.iter().for_each(|ip| {
-                                set.remove(ip);
-                            })
-                        })
-                    }
-                    SetKey::Ports(..) => {
-                        changed |= edit(&mut self.ports, &id, |set| {
-                            key.ports(member).for_each(|port| {
-                                set.remove(&port);
-                            })
-                        });
+    /// Follows pods from what they were to what they are; gives whether any set has other members now.
+    ///
+    /// Everything lost goes out before anything gained goes in: an address may pass from one pod to another in one turn.
+    pub(crate) fn shift(&mut self, shifts: &[Shift<'_>]) -> bool {
+        let mut edits: BTreeMap<SetId, Edit> = BTreeMap::new();
+        for Shift { pod, old, new } in shifts {
+            for (key, id) in self.meaning(&pod.namespace) {
+                for (member, gained) in [(old, false), (new, true)] {
+                    let Some(member) = member.as_ref().filter(|member| key.chooses(pod, member)) else { continue };
+                    let edit = edits.entry(id.clone()).or_default();
+                    match key {
+                        SetKey::Pods(..) => edit.pods.extend(member.addresses.iter().map(|ip| (gained, *ip))),
+                        SetKey::Ports(..) => edit.ports.extend(key.ports(member).map(|port| (gained, port))),
                     }
                 }
             }
         }
-        changed
-    }
-
-    /// Adds a pod's addresses to the sets that mean it.
-    pub(crate) fn put(&mut self, pod: &PodName, member: &Member) -> bool {
         let mut changed = false;
-        for (key, id) in self.meaning(&pod.namespace) {
-            if key.chooses(pod, member) {
-                match key {
-                    SetKey::Pods(..) => changed |= edit(&mut self.pods, &id, |set| set.extend(member.addresses.iter().copied())),
-                    SetKey::Ports(..) => changed |= edit(&mut self.ports, &id, |set| set.extend(key.ports(member))),
-                }
-            }
+        for (id, edit) in edits {
+            changed |= apply(&mut self.pods, &id, edit.pods) | apply(&mut self.ports, &id, edit.ports);
         }
         changed
     }
 
-    fn meaning(&self, namespace: &Arc<str>) -> Vec<(SetKey, SetId)> {
-        let local = self.local.get(namespace).into_iter().flatten();
-        local.chain(&self.wide).map(|(key, id)| (key.clone(), id.clone())).collect()
+    fn meaning(&self, namespace: &Arc<str>) -> impl Iterator<Item = (&SetKey, &SetId)> {
+        self.local.get(namespace).into_iter().flatten().chain(&self.wide)
     }
 
     fn insert(&mut self, key: &SetKey, members: &BTreeMap<PodName, Member>) {
@@ -163,7 +150,7 @@ impl Sets {
                 let same = members.range(first..).take_while(|(pod, _)| pod.namespace == *namespace);
                 same.filter(chosen).collect()
             }
-            Scope::Namespaces(_) => members.iter().filter(chosen).collect(),
+            Scope::Namespaces(_) | Scope::Everywhere => members.iter().filter(chosen).collect(),
         };
         match key {
             SetKey::Pods(..) => {
@@ -177,7 +164,7 @@ impl Sets {
         }
         match key.scope() {
             Scope::Namespace(namespace) => self.local.entry(namespace.clone()).or_default().insert(key.clone(), id),
-            Scope::Namespaces(_) => self.wide.insert(key.clone(), id),
+            Scope::Namespaces(_) | Scope::Everywhere => self.wide.insert(key.clone(), id),
         };
     }
 
@@ -188,7 +175,7 @@ impl Sets {
                 self.local.retain(|_, keys| !keys.is_empty());
                 id
             }
-            Scope::Namespaces(_) => self.wide.remove(key),
+            Scope::Namespaces(_) | Scope::Everywhere => self.wide.remove(key),
         };
         if let Some(id) = id {
             self.pods.remove(&id);
@@ -197,11 +184,33 @@ impl Sets {
     }
 }
 
-/// Edits a set in place, and gives whether that changed it; an unchanged one stays the same object.
-fn edit<T: Ord + Clone>(sets: &mut OrdMap<SetId, Arc<OrdSet<T>>>, id: &SetId, edit: impl FnOnce(&mut OrdSet<T>)) -> bool {
-    let Some(old) = sets.get(id) else { return false };
+/// A pod as it was and as it is.
+pub(crate) struct Shift<'a> {
+    /// The pod.
+    pub(crate) pod: &'a PodName,
+    /// As it was, if it was a member of anything.
+    pub(crate) old: Option<Member>,
+    /// As it is, if it can be a member.
+    pub(crate) new: Option<Member>,
+}
+
+/// What goes out of a set (false) before what goes in (true).
+#[derive(Default)]
+struct Edit {
+    pods: BTreeSet<(bool, IpAddr)>,
+    ports: BTreeSet<(bool, (IpAddr, Protocol, u16))>,
+}
+
+/// Edits a set, and gives whether that changed it; an unchanged one stays the same object.
+fn apply<T: Ord + Clone>(sets: &mut OrdMap<SetId, Arc<OrdSet<T>>>, id: &SetId, edits: BTreeSet<(bool, T)>) -> bool {
+    let Some(old) = sets.get(id).filter(|_| !edits.is_empty()) else { return false };
     let mut new = OrdSet::clone(old);
-    edit(&mut new);
+    for (gained, item) in edits {
+        match gained {
+            true => new.insert(item).is_some(),
+            false => new.remove(&item).is_some(),
+        };
+    }
     if old.diff(&new).next().is_none() {
         return false;
     }

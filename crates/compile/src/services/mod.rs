@@ -29,7 +29,8 @@ type Claim = (Rank, Age, ServiceName);
 pub(crate) struct State {
     candidates: BTreeMap<ServiceName, Candidate>,
     claims: BTreeMap<FrontendKey, BTreeSet<Claim>>,
-    conflicts: BTreeMap<ServiceName, Vec<Problem>>,
+    /// Problems of services that have any: their own, and conflicts with others.
+    problems: BTreeMap<ServiceName, Vec<Problem>>,
     exposed: BTreeSet<ServiceName>,
     intent: ServicesIntent,
 }
@@ -63,8 +64,7 @@ impl State {
 
     /// What is wrong with the services.
     pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let own = self.candidates.values().flat_map(|candidate| &candidate.problems);
-        own.chain(self.conflicts.values().flatten())
+        self.problems.values().flatten()
     }
 
     fn recompile(&mut self, world: &World, names: BTreeSet<ServiceName>) -> bool {
@@ -115,17 +115,18 @@ impl State {
     /// Gives a service the frontends that are its own; gives whether it has others than before.
     fn settle(&mut self, name: &ServiceName) -> bool {
         let mut frontends = Vec::new();
-        let mut conflicts = Vec::new();
-        for (key, (_, frontend)) in self.candidates.get(name).iter().flat_map(|candidate| &candidate.frontends) {
+        let candidate = self.candidates.get(name);
+        let mut problems = candidate.map(|candidate| candidate.problems.clone()).unwrap_or_default();
+        for (key, (_, frontend)) in candidate.iter().flat_map(|candidate| &candidate.frontends) {
             match self.claims.get(key).and_then(BTreeSet::first) {
-                Some((_, _, owner)) if owner != name => conflicts.push(conflict(name, owner, frontend)),
+                Some((_, _, owner)) if owner != name => problems.push(conflict(name, owner, frontend)),
                 _ => frontends.push(frontend.clone()),
             }
         }
         frontends.sort();
-        match conflicts.is_empty() {
-            true => self.conflicts.remove(name),
-            false => self.conflicts.insert(name.clone(), conflicts),
+        match problems.is_empty() {
+            true => self.problems.remove(name),
+            false => self.problems.insert(name.clone(), problems),
         };
         let old = self.intent.services.get(name);
         if frontends.is_empty() {

@@ -6,6 +6,9 @@
 //!     svc shop/api 10.43.0.9 :http:80:30080/tcp type=NodePort +local
 //!     slice shop/api-1 of=api :http:8080/tcp 10.42.1.2@n1 10.42.2.2@n2!draining
 //!     policy shop/in {podSelector: {}, ingress: []}
+//!     attach shop/web 10.42.1.2 uid=7
+//!     del Pod shop/web
+//!     detach shop/web
 //!
 //! `^3` is the creation time; a word with a plus sign is a flag; `key=value` is a label where nothing else is said.
 
@@ -15,7 +18,7 @@ use bowline_model::intent::pods::PodIntent;
 use bowline_model::{Dual, Family, MacAddr, PodName};
 use serde_json::{Map, Value, json};
 
-use crate::world::{Attached, Change, Kind, Object, Settings, Unreadable, World};
+use crate::world::{Attached, Change, Kind, Object, ObjectKey, Settings, Unreadable, World};
 
 /// A world of n1 in which everything has been listed.
 pub(crate) fn world(text: &str) -> World {
@@ -50,11 +53,18 @@ fn line(line: &str) -> Vec<Change> {
         let spec: Value = serde_saphyr::from_str(rest).unwrap_or_else(|error| panic!("{rest}: {error}"));
         return vec![upsert(Kind::NetworkPolicy, json!({"metadata": metadata(name, &Words::default()), "spec": spec}))];
     }
+    if kind == "del" {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == name).unwrap();
+        let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
+        return vec![Change::Delete(ObjectKey::new(kind, namespace, name))];
+    }
     let words = Words::read(rest);
     match kind {
         "ns" => vec![upsert(Kind::Namespace, json!({"metadata": metadata(name, &words)}))],
         "node" => vec![node(name, &words)],
         "pod" => pod(name, &words),
+        "attach" => vec![attach(name, &words.plain, words.all("uid").first().copied())],
+        "detach" => vec![Change::Detached(ifname(name))],
         "svc" => vec![service(name, &words)],
         "slice" => vec![slice(name, &words)],
         other => panic!("unknown kind {other}"),

@@ -234,6 +234,8 @@ fn ports() {
         "x/a>x/b:80 x/a>z/c:80 x/a>y/b:80",
     );
     check(&to("{to: [{ipBlock: {cidr: 10.42.1.4/32}}], ports: [{port: http}]}"), "x/a>10.42.1.4:8080", "x/a>10.42.1.4:80 x/a>10.42.1.2:80");
+    // A name means the destination pod's port, also where nothing is known of its namespace.
+    check(&format!("pod w/e 10.42.2.3 fd42:2::3 @n2 :http:80/tcp\n{}", to("{ports: [{port: http}]}")), "x/a>w/e:80", "x/a>w/e:81");
     // Peers and ports must both match; of two rules one is enough.
     let both = "{podSelector: {}, ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}, {from: [{namespaceSelector: {matchLabels: {ns: ny}}}], ports: [{port: 81}]}]}";
     check(&p(both), "x/a>x/b:80 y/a>x/b:81", "x/a>x/b:81 y/a>x/b:80 out>x/b:80");
