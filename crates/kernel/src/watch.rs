@@ -250,4 +250,38 @@ mod tests {
             while changes.wait(Duration::from_millis(20)).unwrap().any() {}
         }
     }
+    #[test]
+    fn changes_of_our_table_are_noticed() {
+        use crate::nft::NftDriver;
+        use crate::reconcile::Driver;
+        use bowline_dataplane::objects::nft::{Field, NftKey, NftObject, SetData, SetSpec};
+        let Some(ns) = fresh() else { return };
+        let mut changes = ForeignChanges::open_in(&ns).unwrap();
+        let mut driver = NftDriver::open_in(&ns).unwrap();
+        let set = SetSpec { key: vec![Field::Ipv4], data: SetData::Nothing, interval: false, dynamic_timeout_ms: None, size: None };
+        let key = NftKey::Set("pods".into());
+        let mut delta = bowline_model::Delta::default();
+        delta.put(key, NftObject::Set(set));
+        assert_eq!(driver.apply(&delta).failed, vec![]);
+        assert_eq!(changes.wait(LONG).unwrap(), Changed { net: false, nft: true });
+        assert_eq!(changes.wait(Duration::from_millis(50)).unwrap(), Changed::default());
+        driver.uninstall().unwrap();
+        assert_eq!(changes.wait(LONG).unwrap(), Changed { net: false, nft: true });
+    }
+
+    #[test]
+    fn lost_notifications_are_a_hint_too() {
+        let Some(ns) = fresh() else { return };
+        let mut own = Netlink::open_in(&ns).unwrap();
+        let mut changes = ForeignChanges::open_in(&ns).unwrap();
+        changes.ignore_port(own.port());
+        own.set_up("lo").unwrap();
+        for _ in 0..4000 {
+            for spec in [RouteSpec::Unreachable, unicast("lo")] {
+                own.replace_route(TABLE_MAIN, "10.1.0.0/16".parse().unwrap(), &spec, 0, 4).unwrap();
+            }
+        }
+        assert!(changes.wait(Duration::ZERO).unwrap().net);
+        assert_eq!(changes.wait(Duration::from_millis(20)).unwrap(), Changed::default());
+    }
 }

@@ -283,12 +283,13 @@ impl NetDriver {
             // The kernel forgets all neighbours on a link whose MAC changes, permanent ones too.
             disturbed = true;
         }
-        // The kernel quietly lowers an MTU that is too high when it makes a link; asked again, it says that it cannot.
-        if current.mtu_bytes != spec.mtu_bytes {
-            self.netlink.set_mtu(name, spec.mtu_bytes)?;
-        }
         if !current.up {
             self.netlink.set_up(name)?;
+        }
+        // The kernel quietly lowers an MTU that is too high when it makes a link; asked again, it says that it cannot.
+        // Last, so that the link serves nevertheless.
+        if current.mtu_bytes != spec.mtu_bytes {
+            self.netlink.set_mtu(name, spec.mtu_bytes)?;
         }
         Ok(disturbed)
     }

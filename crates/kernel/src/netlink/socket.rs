@@ -1,7 +1,7 @@
 //! One blocking netlink conversation: a request, its answers, its acknowledgement.
 //!
-//! Invariant: after each call the socket is empty; a dump that the kernel marks as disturbed is taken again, so that what is returned was
-//! true at one moment.
+//! Invariant: answers belong to the request of their sequence number, others are passed over; a dump that the kernel marks as disturbed is
+//! taken again, so that what is returned was true at one moment.
 
 use std::io;
 

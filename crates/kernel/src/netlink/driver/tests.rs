@@ -294,3 +294,29 @@ fn any_sequence_of_wishes_flushes_and_restarts_ends_as_wished() {
         assert_in_place(&ns, &wanted);
     }
 }
+
+#[test]
+fn a_thousand_peers_are_set_and_a_restart_writes_nothing() {
+    let Some((ns, _netlink)) = node() else { return };
+    let link: Arc<str> = "bowline.1".into();
+    let mut wanted = BTreeMap::from([
+        (NetKey::Link(link.clone()), vxlan(1, 1)),
+        (NetKey::Address { link: link.clone(), address: net("10.0.0.0/32") }, NetObject::Address),
+    ]);
+    for peer in 1..=1000_u16 {
+        let [high, low] = peer.to_be_bytes();
+        let (inner, mac): (IpAddr, _) = ([10, 1 + high, low, 0].into(), MacAddr([2, 1, 0, 0, high, low]));
+        let route = NetObject::Route(RouteSpec::Unicast { link: link.clone(), gateway: Some(inner), source: None, mtu_bytes: None });
+        wanted.insert(NetKey::Neighbour { link: link.clone(), address: inner }, NetObject::Neighbour(mac));
+        wanted.insert(NetKey::Forwarding { link: link.clone(), mac }, NetObject::Forwarding([192, 0, 2, 9].into()));
+        wanted.insert(NetKey::Route { table: TABLE_MAIN, destination: IpNet::new(inner, 24).unwrap(), metric: 0 }, route);
+    }
+    let start = std::time::Instant::now();
+    assert_eq!(reconciler(&ns, wanted.clone()).sync(SyncMode::Full, 0).written, wanted.len());
+    let written = start.elapsed();
+    let mut again = reconciler(&ns, wanted.clone());
+    again.allow_removal();
+    let report = again.sync(SyncMode::Full, 0);
+    assert_eq!((report.written, report.removed, report.failed), (0, 0, vec![]));
+    println!("{} objects written in {written:?}, read back in {:?}", wanted.len(), start.elapsed() - written);
+}
