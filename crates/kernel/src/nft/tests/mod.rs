@@ -10,6 +10,7 @@ mod change;
 mod faults;
 mod kinds;
 mod load;
+mod lowered;
 mod packets;
 mod random;
 
