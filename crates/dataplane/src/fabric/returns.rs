@@ -9,7 +9,7 @@ use bowline_model::{Family, MacAddr};
 
 use crate::change::{Objects, values_by};
 use crate::expr::Part::{EtherSaddr, IifName, Saddr};
-use crate::expr::{CT_NEW, POD_LINKS, RuleBuilder, named, rule};
+use crate::expr::{CT_NEW, FABRIC_LINKS, POD_LINKS, RuleBuilder, named, rule};
 use crate::objects::net::{PEER_MARK_MASK, PEER_MARK_SHIFT};
 use crate::objects::nft::{ChainKind, Field, Hook, KeyBuilder, Reg};
 
@@ -39,6 +39,9 @@ pub(super) fn frame(objects: &mut Objects) {
     rules.push(reply(rule().iif(POD_LINKS)));
     objects.base("returns", ChainKind::Filter, Hook::Prerouting, MANGLE_PRIORITY, rules);
     objects.base("returns_output", ChainKind::Route, Hook::Output, MANGLE_PRIORITY, vec![reply(rule())]);
+    // The outer packet of a tunnel is routed with the mark of the inner one: without this it would be sent into the tunnel again.
+    let unmark = rule().oif(FABRIC_LINKS).constant(Reg(0), KeyBuilder::new().host_u32(0).build()).set_mark(Reg(0)).done();
+    objects.base("unmark", ChainKind::Filter, Hook::Postrouting, MANGLE_PRIORITY, vec![unmark]);
 }
 
 /// A peer's place in the map.

@@ -1,0 +1,217 @@
+//! The kernel thread: lowers each intent and makes the kernel equal to it.
+//!
+//! Sets, elements and chains go first, links and routes after them, so that a packet never finds a way before its rules. What fails stays
+//! dirty and is tried again with growing pauses while the rest goes on. Notifications from the kernel are hints; what is read back is the truth.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bowline_dataplane::HostFacts;
+use bowline_dataplane::objects::nft::NftKey;
+use bowline_kernel::netlink::NetDriver;
+use bowline_kernel::nft::NftDriver;
+use bowline_kernel::reconcile::{Reconciler, SyncMode, SyncReport};
+use bowline_model::Problem;
+use bowline_model::intent::Intent;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::turn::Published;
+use super::{host, reap};
+
+/// The kernel is read back this often even when nothing seems to have happened.
+const READ_BACK_EVERY: Duration = Duration::from_secs(60);
+
+/// A hint from the kernel is followed by a look after this long, so that a burst of them costs one look.
+const HINT_SETTLES: Duration = Duration::from_secs(1);
+
+/// What is in the kernel.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Applied {
+    /// The newest intent that was written; revision 0 before the first.
+    pub(crate) intent: Arc<Intent>,
+    /// MTU for new pods, in bytes.
+    pub(crate) pod_mtu_bytes: u32,
+    /// Objects that the kernel does not take, and what else is wrong on this node.
+    pub(crate) problems: Arc<Vec<Problem>>,
+    /// Chains and sets that are not as they should be: pods are not opened while there are any.
+    pub(crate) rules_failed: bool,
+    /// How long the last lowering and writing took, in microseconds.
+    pub(crate) last_us: u64,
+    /// Objects that the last sync wrote or removed.
+    pub(crate) last_written: usize,
+    /// Objects written or removed since the start.
+    pub(crate) written_total: u64,
+}
+
+impl Applied {
+    /// Whether the pod's policy is in force.
+    pub(crate) fn holds_pod(&self, host_ifname: &str) -> bool {
+        !self.rules_failed && self.intent.pods.pods.contains_key(host_ifname) && self.intent.policy.pods.contains_key(host_ifname)
+    }
+
+    /// Whether nothing of the pod is in force any more.
+    pub(crate) fn lets_go_of(&self, host_ifname: &str) -> bool {
+        !self.rules_failed && !self.intent.pods.pods.contains_key(host_ifname)
+    }
+}
+
+/// The thread's state.
+pub(crate) struct Applier {
+    nft: Reconciler<NftDriver>,
+    net: Reconciler<NetDriver>,
+    lowered: Arc<Intent>,
+    host: HostFacts,
+    iface: Option<String>,
+    lowering_problems: Vec<Problem>,
+    started: Instant,
+    applied: watch::Sender<Applied>,
+}
+
+/// What wakes the thread.
+pub(crate) struct Wakes {
+    /// New intents.
+    pub(crate) published: watch::Receiver<Published>,
+    /// Somebody changed links, routes or rules.
+    pub(crate) foreign: Arc<Notify>,
+    /// The end.
+    pub(crate) stop: CancellationToken,
+}
+
+impl Applier {
+    /// Opens the drivers in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When the kernel gives no netlink socket.
+    #[expect(clippy::disallowed_methods, reason = "the kernel thread keeps time for the pauses between attempts")]
+    pub(crate) fn open(iface: Option<String>, applied: watch::Sender<Applied>) -> anyhow::Result<Applier> {
+        Ok(Applier {
+            nft: Reconciler::new(NftDriver::open()?),
+            net: Reconciler::new(NetDriver::open()?),
+            lowered: Arc::default(),
+            host: HostFacts::default(),
+            iface,
+            lowering_problems: Vec::new(),
+            started: Instant::now(),
+            applied,
+        })
+    }
+
+    /// Works until the end is called. Blocks; belongs on a thread of its own.
+    pub(crate) fn run(mut self, runtime: &tokio::runtime::Handle, mut wakes: Wakes) {
+        let mut read_back_at = self.now_ms() + ms(READ_BACK_EVERY);
+        let mut how = SyncMode::Full;
+        loop {
+            let published = wakes.published.borrow_and_update().clone();
+            if published.synced {
+                self.turn(&published.intent, how);
+                how = SyncMode::Shadow;
+            }
+            let retry_at = [self.nft.next_retry_ms(), self.net.next_retry_ms()].into_iter().flatten().min();
+            let until = retry_at.map_or(read_back_at, |at| at.min(read_back_at));
+            let pause = Duration::from_millis(until.saturating_sub(self.now_ms()));
+            let woken = runtime.block_on(async {
+                tokio::select! {
+                    () = wakes.stop.cancelled() => None,
+                    changed = wakes.published.changed() => changed.ok().map(|()| false),
+                    () = wakes.foreign.notified() => Some(true),
+                    () = tokio::time::sleep(pause) => Some(false),
+                }
+            });
+            match woken {
+                None => return,
+                // Our own writes are heard too: one look a second serves all of them.
+                Some(true) => read_back_at = read_back_at.min(self.now_ms() + ms(HINT_SETTLES)),
+                Some(false) => {}
+            }
+            if self.now_ms() >= read_back_at {
+                how = SyncMode::Full;
+            }
+            if how == SyncMode::Full {
+                read_back_at = self.now_ms() + ms(READ_BACK_EVERY);
+            }
+        }
+    }
+
+    fn turn(&mut self, intent: &Arc<Intent>, how: SyncMode) {
+        let before = self.now_us();
+        self.want(intent, how);
+        let now = self.now_ms();
+        let rules = self.nft.sync(how, now);
+        // Links and routes after the rules that guard them.
+        let routes = self.net.sync(how, now);
+        let old = std::mem::replace(&mut self.lowered, intent.clone());
+        reap::reap(&old, intent);
+        self.tell(&rules, &routes, before);
+    }
+
+    /// Turns the intent into wanted objects: the difference, or everything anew where the host itself has changed.
+    fn want(&mut self, intent: &Arc<Intent>, how: SyncMode) {
+        let mut host_problems = Vec::new();
+        let host = if how == SyncMode::Full || self.lowered.routes != intent.routes {
+            host::read(self.iface.as_deref(), &intent.routes, &self.host).into_value(&mut host_problems)
+        } else {
+            self.host.clone()
+        };
+        let lowered = if host == self.host {
+            bowline_dataplane::lower(&self.lowered, intent, &host)
+        } else {
+            let empty = Intent::default();
+            let mut delta = bowline_dataplane::lower(&empty, intent, &host);
+            let nft = delta.value.nft.set;
+            delta.value.nft = bowline_model::Delta::between(self.nft.wanted(), &nft);
+            let net = delta.value.net.set;
+            delta.value.net = bowline_model::Delta::between(self.net.wanted(), &net);
+            self.host = host;
+            delta
+        };
+        self.nft.want(lowered.value.nft);
+        self.net.want(lowered.value.net);
+        self.nft.allow_removal();
+        self.net.allow_removal();
+        self.lowering_problems = lowered.problems;
+        self.lowering_problems.extend(host_problems);
+    }
+
+    fn tell(&mut self, rules: &SyncReport<NftKey>, routes: &SyncReport<bowline_dataplane::objects::net::NetKey>, before: u64) {
+        let mut problems = self.lowering_problems.clone();
+        problems.extend(rules.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
+        problems.extend(routes.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
+        for error in [&rules.read_error, &routes.read_error].into_iter().flatten() {
+            problems.push(refused("reading back".to_owned(), error));
+        }
+        let unique: BTreeSet<Problem> = problems.into_iter().collect();
+        let written = rules.written + rules.removed + routes.written + routes.removed;
+        let took = self.now_us().saturating_sub(before);
+        if written > 0 {
+            tracing::debug!(revision = self.lowered.revision, written, elapsed_us = took, "kernel made equal");
+        }
+        let pod_mtu_bytes = bowline_dataplane::pod::mtu(&self.lowered.routes, &self.host);
+        self.applied.send_modify(|applied| {
+            applied.intent = self.lowered.clone();
+            applied.pod_mtu_bytes = pod_mtu_bytes;
+            applied.problems = Arc::new(unique.into_iter().collect());
+            applied.rules_failed = !rules.is_clean();
+            applied.last_us = took;
+            applied.last_written = written;
+            applied.written_total += written as u64;
+        });
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_us() / 1000
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn refused(place: String, error: &str) -> Problem {
+    Problem::new(1301, "the kernel refused an object", place, "the agent tries again; see `bowline help BW1301`").because(error)
+}

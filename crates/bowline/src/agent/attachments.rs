@@ -1,0 +1,140 @@
+//! Which containers hold which addresses, on disk: one file an attachment, so that a crash at any line leaks nothing.
+//!
+//! Invariant: a record is on disk before anything of it is in the kernel, and leaves the disk after the kernel has let go of it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bowline_model::intent::pods::PodIntent;
+use serde::{Deserialize, Serialize};
+
+/// One attachment: a container's interface and what it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Record {
+    /// Name of the network in the runtime's configuration.
+    pub(crate) network: String,
+    /// The runtime's id of the container.
+    pub(crate) container_id: String,
+    /// Interface name in the container.
+    pub(crate) ifname: String,
+    /// The pod's UID, where the runtime said it.
+    pub(crate) pod_uid: Option<String>,
+    /// Path of the namespace as the runtime calls it, for CNI results.
+    pub(crate) netns: String,
+    /// MTU that the pod was given, in bytes.
+    pub(crate) mtu_bytes: u32,
+    /// What the dataplane knows of it.
+    pub(crate) intent: PodIntent,
+}
+
+/// The directory of records.
+#[derive(Debug, Clone)]
+pub(crate) struct Records {
+    directory: PathBuf,
+}
+
+impl Records {
+    /// Opens (and makes) `state_dir/attachments`.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub(crate) fn open(state_dir: &Path) -> io::Result<Records> {
+        let directory = state_dir.join("attachments");
+        fs::create_dir_all(&directory)?;
+        Ok(Records { directory })
+    }
+
+    /// Every record that can be read, and the files that cannot, with the reason.
+    ///
+    /// # Errors
+    /// When the directory itself cannot be read.
+    pub(crate) fn load(&self) -> io::Result<(Vec<Record>, Vec<(PathBuf, String)>)> {
+        let (mut records, mut unreadable) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|e| e != "json") {
+                // A temporary file of a write that a crash cut short: the record was never in force.
+                let _ = fs::remove_file(&path);
+                continue;
+            }
+            match fs::read(&path).map_err(|e| e.to_string()).and_then(|b| serde_json::from_slice(&b).map_err(|e| e.to_string())) {
+                Ok(record) => records.push(record),
+                Err(reason) => unreadable.push((path, reason)),
+            }
+        }
+        Ok((records, unreadable))
+    }
+
+    /// Writes a record by temporary file, fsync and rename.
+    ///
+    /// # Errors
+    /// When the disk does not take it; nothing of the record is then in force.
+    pub(crate) fn write(&self, record: &Record) -> io::Result<()> {
+        let path = self.path(&record.intent.host_ifname);
+        let temporary = path.with_extension("tmp");
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    /// Removes a record; an absent one is fine.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn remove(&self, host_ifname: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(host_ifname)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => File::open(&self.directory)?.sync_all(),
+        }
+    }
+
+    /// Interface names are our own hashes, so they are safe in a path.
+    fn path(&self, host_ifname: &str) -> PathBuf {
+        self.directory.join(format!("{host_ifname}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bowline_model::{Dual, MacAddr};
+
+    fn record(host_ifname: &str) -> Record {
+        Record {
+            network: "bowline".into(),
+            container_id: "c1".into(),
+            ifname: "eth0".into(),
+            pod_uid: None,
+            netns: "/run/netns/c1".into(),
+            mtu_bytes: 1450,
+            intent: PodIntent {
+                pod: None,
+                host_ifname: host_ifname.into(),
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                host_mac: MacAddr([2, 0, 0, 0, 0, 2]),
+                ips: Dual::first_of(["10.42.0.5".parse().unwrap()]),
+                host_ports: Vec::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn records_outlive_the_agent_and_half_written_ones_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        records.write(&record("bwl1")).unwrap();
+        records.write(&record("bwl2")).unwrap();
+        fs::write(dir.path().join("attachments/bwl3.tmp"), "{").unwrap();
+        fs::write(dir.path().join("attachments/bwl4.json"), "{").unwrap();
+        records.remove("bwl2").unwrap();
+        records.remove("bwl2").unwrap();
+        let (good, bad) = Records::open(dir.path()).unwrap().load().unwrap();
+        assert_eq!(good, [record("bwl1")]);
+        assert_eq!(bad.len(), 1);
+        assert!(!dir.path().join("attachments/bwl3.tmp").exists());
+    }
+}

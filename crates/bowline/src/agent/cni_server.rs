@@ -1,0 +1,436 @@
+//! The agent's side of CNI: ADD, DEL, CHECK, GC, STATUS for the plugin's front.
+//!
+//! Invariants: ADD answers only when the pod's policy is in the kernel; until then the pod's interface drops everything, since its addresses
+//! are in none of the maps that let packets pass. An address is given out again only after the kernel has let go of its former owner.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bowline_cni::wire::{AddRequest, CheckRequest, DelRequest, GcRequest, Reply, Request, accept_one, answer};
+use bowline_cni::{CniError, CniResult, Interface, IpConfig, Route, code, journal};
+use bowline_compile::ipam::{AddressRange, AttachmentKey, Pool, Want, host_ifname, host_mac, pod_mac};
+use bowline_compile::world::{Attached, Change};
+use bowline_kernel::netlink::Netlink;
+use bowline_kernel::netns::NetNs;
+use bowline_kernel::pod::{self, PodLinkSpec};
+use bowline_model::intent::pods::{HostPort, PodIntent};
+use bowline_model::{Family, PodName};
+use ipnet::IpNet;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use super::apply::Applied;
+use super::attachments::{Record, Records};
+use super::turn::Published;
+
+/// How long ADD waits for the pod to be known and its policy to be in force before the runtime is told to try again.
+const POLICY_WAIT: Duration = Duration::from_secs(20);
+
+/// How long DEL waits for the kernel to let go before the address is kept back instead.
+const RELEASE_WAIT: Duration = Duration::from_secs(10);
+
+/// The agent's side of CNI.
+pub(crate) struct CniServer {
+    records: Records,
+    state_dir: std::path::PathBuf,
+    pool: Mutex<Pool>,
+    held: Mutex<std::collections::BTreeMap<AttachmentKey, Record>>,
+    changes: mpsc::Sender<Change>,
+    published: watch::Receiver<Published>,
+    applied: watch::Receiver<Applied>,
+    /// Counts releases, so that the address that has been free longest is known without a clock.
+    releases: AtomicU64,
+    runtime: Handle,
+}
+
+/// What the server hears from and speaks to.
+pub(crate) struct Channels {
+    /// To the turn.
+    pub(crate) changes: mpsc::Sender<Change>,
+    /// From the turn.
+    pub(crate) published: watch::Receiver<Published>,
+    /// From the kernel thread.
+    pub(crate) applied: watch::Receiver<Applied>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn again(msg: impl Into<String>, details: impl Into<String>) -> CniError {
+    CniError::new(code::TRY_AGAIN_LATER, msg).details(details)
+}
+
+fn io_failure(msg: &str, error: impl std::fmt::Display) -> CniError {
+    CniError::new(code::IO_FAILURE, msg).details(error.to_string())
+}
+
+impl CniServer {
+    /// Reads the records of former lives and tells the turn of each.
+    ///
+    /// # Errors
+    /// When the state directory cannot be used.
+    pub(crate) async fn open(state_dir: &std::path::Path, channels: Channels) -> io::Result<CniServer> {
+        let records = Records::open(state_dir)?;
+        let (loaded, unreadable) = records.load()?;
+        for (path, reason) in unreadable {
+            tracing::warn!(path = %path.display(), reason, "attachment record unreadable, left aside");
+        }
+        let mut held = std::collections::BTreeMap::new();
+        let mut pool = Pool::default();
+        for record in loaded {
+            let key = AttachmentKey::new(&record.container_id, &record.ifname);
+            if let Err(error) = pool.restore(&key, record.intent.ips) {
+                tracing::warn!(%error, container = record.container_id, "attachment of a former life not taken up");
+                continue;
+            }
+            let _ = channels.changes.send(attached(&record)).await;
+            held.insert(key, record);
+        }
+        tracing::info!(attachments = held.len(), "attachments of former lives taken up");
+        Ok(CniServer {
+            records,
+            state_dir: state_dir.to_owned(),
+            pool: Mutex::new(pool),
+            held: Mutex::new(held),
+            changes: channels.changes,
+            published: channels.published,
+            applied: channels.applied,
+            releases: AtomicU64::new(1),
+            runtime: Handle::current(),
+        })
+    }
+
+    /// Serves connections, one thread each, until the listener is closed.
+    pub(crate) fn serve(self: &Arc<Self>, listener: &UnixListener) {
+        for stream in listener.incoming() {
+            match stream {
+                Ok(stream) => {
+                    let server = self.clone();
+                    let spawned = std::thread::Builder::new().name("cni".into()).spawn(move || server.converse(&stream));
+                    if let Err(error) = spawned {
+                        tracing::warn!(%error, "no thread for a CNI call");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "CNI connection refused by the kernel"),
+            }
+        }
+    }
+
+    fn converse(&self, stream: &UnixStream) {
+        let (request, netns) = match accept_one(stream) {
+            Ok(got) => got,
+            Err(error) => {
+                tracing::warn!(%error, "CNI request refused");
+                return;
+            }
+        };
+        let reply = self.handle(&request, netns);
+        if let Reply::Failed(error) = &reply {
+            tracing::warn!(request = verb(&request), code = error.code, error = error.msg, details = error.details, "CNI call failed");
+        }
+        if let Err(error) = answer(stream, &reply) {
+            tracing::warn!(%error, "CNI answer not taken; the runtime will call again");
+        }
+    }
+
+    fn handle(&self, request: &Request, netns: Option<OwnedFd>) -> Reply {
+        let result = match (request, netns) {
+            (Request::Add(add), Some(netns)) => self.add(add, netns).map(Reply::Added),
+            (Request::Check(check), Some(netns)) => self.check(check, netns).map(Reply::Checked),
+            (Request::Del(del), _) => self.del(del).map(|()| Reply::Done),
+            (Request::Gc(gc), _) => self.gc(gc).map(|()| Reply::Done),
+            (Request::Status(_), _) => self.status().map(|()| Reply::Done),
+            (Request::Add(_) | Request::Check(_), None) => Err(CniError::new(code::INVALID_ENVIRONMENT, "no network namespace came with the call")),
+        };
+        result.unwrap_or_else(Reply::Failed)
+    }
+
+    /// Whether ADD could work now.
+    fn status(&self) -> Result<(), CniError> {
+        let not_yet = |what: &str| CniError::new(code::NOT_AVAILABLE, "the node's network is not ready").details(what);
+        if !self.published.borrow().synced {
+            return Err(not_yet("waiting for the first lists of the API server"));
+        }
+        let applied = self.applied.borrow();
+        if applied.intent.revision == 0 {
+            return Err(not_yet("the first state is not in the kernel yet"));
+        }
+        match &applied.intent.routes.local {
+            Some(local) if !local.pod_cidrs.is_empty() => Ok(()),
+            _ => Err(not_yet("this node has no pod subnet yet (spec.podCIDRs of its Node)")),
+        }
+    }
+
+    fn add(&self, request: &AddRequest, netns: OwnedFd) -> Result<CniResult, CniError> {
+        if request.prev_result.as_ref().is_some_and(|prev| prev.interfaces.iter().any(|i| i.name == request.ifname && i.sandbox.is_some())) {
+            return Ok(CniResult::default());
+        }
+        self.status().map_err(|e| again(e.msg, e.details))?;
+        let key = AttachmentKey::new(&request.container_id, &request.ifname);
+        let record = self.record(request, &key)?;
+        let done = self.attach(&record, netns);
+        if done.is_err() {
+            self.release(&key, &record);
+        }
+        done
+    }
+
+    /// Decides what the container gets and writes it down.
+    fn record(&self, request: &AddRequest, key: &AttachmentKey) -> Result<Record, CniError> {
+        let ips = self.with_pool(|pool| pool.allocate(key, &want(request))).map_err(|e| {
+            let code = if e.may_retry() { code::TRY_AGAIN_LATER } else { code::INVALID_CONFIG };
+            CniError::new(code, "no address for the pod").details(e.to_string())
+        })?;
+        let host_ifname = host_ifname(key);
+        let intent = PodIntent {
+            pod: request.pod.as_ref().map(|p| PodName::new(p.namespace.as_str(), p.name.as_str())),
+            mac: request.runtime.mac.unwrap_or_else(|| pod_mac(key)),
+            host_mac: host_mac(key),
+            host_ifname: host_ifname.as_str().into(),
+            ips,
+            host_ports: request
+                .runtime
+                .port_mappings
+                .iter()
+                .filter_map(|m| {
+                    let host_port = m.host_port?;
+                    Some(HostPort { host_ip: m.host_ip, host_port, container_port: m.container_port, protocol: m.protocol })
+                })
+                .collect(),
+        };
+        let record = Record {
+            network: request.network.clone(),
+            container_id: request.container_id.clone(),
+            ifname: request.ifname.clone(),
+            pod_uid: request.pod.as_ref().and_then(|p| p.uid.clone()),
+            netns: request.netns.clone(),
+            mtu_bytes: self.applied.borrow().pod_mtu_bytes,
+            intent,
+        };
+        self.records.write(&record).map_err(|e| io_failure("the attachment cannot be written down", e))?;
+        lock(&self.held).insert(key.clone(), record.clone());
+        Ok(record)
+    }
+
+    fn attach(&self, record: &Record, netns: OwnedFd) -> Result<CniResult, CniError> {
+        self.tell(attached(record))?;
+        let namespace = NetNs::from_fd(netns);
+        let mut node = Netlink::open().map_err(|e| io_failure("no netlink socket", e))?;
+        pod::attach(&mut node, &namespace, &link_spec(record)).map_err(|e| io_failure("the pod's interface cannot be made", e))?;
+        let name = record.intent.host_ifname.clone();
+        self.wait_applied(POLICY_WAIT, |applied| applied.holds_pod(&name)).map_err(|()| {
+            let why = if self.published.borrow().intent.policy.pods.contains_key(&name) {
+                "its policy is not in the kernel yet"
+            } else {
+                "the API server has not told of the pod yet"
+            };
+            again("the pod's policy is not in force, so the pod stays closed", why)
+        })?;
+        Ok(result(record))
+    }
+
+    fn del(&self, request: &DelRequest) -> Result<(), CniError> {
+        let key = AttachmentKey::new(&request.container_id, &request.ifname);
+        let record = lock(&self.held).get(&key).cloned();
+        if let Some(record) = record {
+            self.detach(&record)?;
+            self.release(&key, &record);
+            return Ok(());
+        }
+        // Nothing is known of it: a link of that name can still be there if the record was lost.
+        let mut node = Netlink::open().map_err(|e| io_failure("no netlink socket", e))?;
+        pod::detach(&mut node, &host_ifname(&key)).map_err(|e| io_failure("the pod's interface cannot be removed", e))
+    }
+
+    fn detach(&self, record: &Record) -> Result<(), CniError> {
+        let mut node = Netlink::open().map_err(|e| io_failure("no netlink socket", e))?;
+        pod::detach(&mut node, &record.intent.host_ifname).map_err(|e| io_failure("the pod's interface cannot be removed", e))
+    }
+
+    /// Lets go of everything: kernel first, then the address, then the record. What cannot be finished stays for the collector.
+    fn release(&self, key: &AttachmentKey, record: &Record) {
+        if self.detach(record).is_err() || self.tell(Change::Detached(record.intent.host_ifname.clone())).is_err() {
+            return;
+        }
+        let name = record.intent.host_ifname.clone();
+        if self.wait_applied(RELEASE_WAIT, |applied| applied.lets_go_of(&name)).is_err() {
+            tracing::warn!(link = %name, "the kernel still holds a removed pod; its address is kept back");
+            return;
+        }
+        if let Err(error) = self.records.remove(&name) {
+            tracing::warn!(%error, link = %name, "attachment record cannot be removed");
+            return;
+        }
+        lock(&self.held).remove(key);
+        let freed_at = self.releases.fetch_add(1, Ordering::Relaxed);
+        let _ = self.with_pool(|pool| pool.release(key, freed_at));
+    }
+
+    fn check(&self, request: &CheckRequest, netns: OwnedFd) -> Result<CniResult, CniError> {
+        let key = AttachmentKey::new(&request.container_id, &request.ifname);
+        let record = lock(&self.held).get(&key).cloned().ok_or_else(|| {
+            CniError::new(code::UNKNOWN_CONTAINER, "the container is not attached to this network").details(format!("{} {}", request.container_id, request.ifname))
+        })?;
+        let mut node = Netlink::open().map_err(|e| io_failure("no netlink socket", e))?;
+        let differences = pod::check(&mut node, &NetNs::from_fd(netns), &link_spec(&record)).map_err(|e| io_failure("the pod's interface cannot be read", e))?;
+        if !differences.is_empty() {
+            return Err(CniError::new(code::CHECK_FAILED, "the pod's interface is not as it was made").details(differences.join("; ")));
+        }
+        Ok(result(&record))
+    }
+
+    fn gc(&self, request: &GcRequest) -> Result<(), CniError> {
+        let stale: Vec<(AttachmentKey, Record)> = lock(&self.held)
+            .iter()
+            .filter(|(_, record)| record.network == request.network)
+            .filter(|(_, record)| !request.valid.iter().any(|v| v.container_id == record.container_id && v.ifname == record.ifname))
+            .map(|(key, record)| (key.clone(), record.clone()))
+            .collect();
+        for (key, record) in stale {
+            tracing::info!(container = record.container_id, link = %record.intent.host_ifname, "attachment collected");
+            self.release(&key, &record);
+        }
+        Ok(())
+    }
+
+    /// Deletions that the plugin journalled while no agent was there.
+    pub(crate) fn replay_journal(&self) {
+        let listing = match journal::list(&self.state_dir) {
+            Ok(listing) => listing,
+            Err(error) => {
+                tracing::warn!(%error, "journal of deletions unreadable");
+                return;
+            }
+        };
+        for entry in listing.entries {
+            let request = DelRequest { network: entry.network, container_id: entry.container_id, ifname: entry.ifname };
+            match self.del(&request) {
+                Ok(()) => {
+                    if let Err(error) = journal::remove(&self.state_dir, &request.container_id, &request.ifname) {
+                        tracing::warn!(%error, container = request.container_id, "journalled deletion done but not forgotten");
+                    }
+                }
+                Err(error) => tracing::warn!(error = error.msg, container = request.container_id, "journalled deletion failed; tried again later"),
+            }
+        }
+    }
+
+    /// Attachments whose interface was gone both now and at the last look (the names given back last time) are collected.
+    pub(crate) fn collect(&self, gone_before: &mut std::collections::BTreeSet<Arc<str>>) {
+        let Ok(mut node) = Netlink::open() else { return };
+        let mut gone_now = std::collections::BTreeSet::new();
+        let held: Vec<(AttachmentKey, Record)> = lock(&self.held).iter().map(|(k, r)| (k.clone(), r.clone())).collect();
+        for (key, record) in held {
+            let name = record.intent.host_ifname.clone();
+            if !matches!(node.link(&name), Ok(None)) {
+                continue;
+            }
+            if gone_before.contains(&name) {
+                tracing::info!(container = record.container_id, link = %name, "attachment without interface collected");
+                self.release(&key, &record);
+            } else {
+                gone_now.insert(name);
+            }
+        }
+        *gone_before = gone_now;
+    }
+
+    /// Runs `f` on the node's address pool, with the subnets that the node has now.
+    fn with_pool<T>(&self, f: impl FnOnce(&mut Pool) -> T) -> T {
+        let cidrs: Vec<IpNet> = self.published.borrow().intent.routes.local.as_ref().map(|l| l.pod_cidrs.clone()).unwrap_or_default();
+        let mut pool = lock(&self.pool);
+        if !pool.cidrs().eq(cidrs.iter().copied()) {
+            pool.set_cidrs(cidrs);
+        }
+        f(&mut pool)
+    }
+
+    fn tell(&self, change: Change) -> Result<(), CniError> {
+        self.changes.blocking_send(change).map_err(|_| again("the agent is stopping", ""))
+    }
+
+    fn wait_applied(&self, limit: Duration, good: impl FnMut(&Applied) -> bool) -> Result<(), ()> {
+        let mut applied = self.applied.clone();
+        self.runtime.block_on(async move {
+            match tokio::time::timeout(limit, applied.wait_for(good)).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(_)) | Err(_) => Err(()),
+            }
+        })
+    }
+}
+
+fn verb(request: &Request) -> &'static str {
+    match request {
+        Request::Add(_) => "ADD",
+        Request::Del(_) => "DEL",
+        Request::Check(_) => "CHECK",
+        Request::Gc(_) => "GC",
+        Request::Status(_) => "STATUS",
+    }
+}
+
+/// The addresses that the runtime asks for.
+fn want(request: &AddRequest) -> Want {
+    let ranges = request.runtime.ip_ranges.iter().flatten().map(|range| {
+        let usable = AddressRange::usable(&range.subnet);
+        AddressRange { first: range.start.unwrap_or(usable.first), last: range.end.unwrap_or(usable.last) }
+    });
+    Want { ips: request.runtime.ips.clone(), ranges: ranges.collect() }
+}
+
+/// What the turn is told of a record.
+fn attached(record: &Record) -> Change {
+    Change::Attached(Box::new(Attached {
+        container_id: record.container_id.as_str().into(),
+        ifname: record.ifname.as_str().into(),
+        pod_uid: record.pod_uid.as_deref().map(Into::into),
+        intent: record.intent.clone(),
+    }))
+}
+
+fn link_spec(record: &Record) -> PodLinkSpec {
+    PodLinkSpec {
+        host_ifname: record.intent.host_ifname.to_string(),
+        host_mac: record.intent.host_mac,
+        pod_ifname: record.ifname.clone(),
+        pod_mac: record.intent.mac,
+        ips: record.intent.ips,
+        mtu_bytes: record.mtu_bytes,
+    }
+}
+
+/// What the runtime is told: both ends of the interface, the addresses, and a default route of each family.
+fn result(record: &Record) -> CniResult {
+    let interface = |name: &str, mac: String, sandbox: Option<String>| Interface {
+        name: name.to_owned(),
+        mac,
+        mtu: Some(record.mtu_bytes),
+        sandbox,
+        socket_path: None,
+        pci_id: None,
+    };
+    let interfaces = vec![
+        interface(&record.intent.host_ifname, record.intent.host_mac.to_string(), None),
+        interface(&record.ifname, record.intent.mac.to_string(), Some(record.netns.clone())),
+    ];
+    let (mut ips, mut routes) = (Vec::new(), Vec::new());
+    for (family, ip) in record.intent.ips.iter() {
+        let gateway = pod::gateway(family);
+        ips.push(IpConfig { interface: Some(1), address: IpNet::from(*ip), gateway: Some(gateway) });
+        routes.push(Route::via(default_route(family), gateway));
+    }
+    CniResult { interfaces, ips, routes, ..CniResult::default() }
+}
+
+fn default_route(family: Family) -> IpNet {
+    match family {
+        Family::V4 => IpNet::V4(ipnet::Ipv4Net::default()),
+        Family::V6 => IpNet::V6(ipnet::Ipv6Net::default()),
+    }
+}

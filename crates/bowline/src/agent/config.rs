@@ -1,0 +1,239 @@
+//! The agent's settings: one file, flags and environment alike.
+//!
+//! A flag wins over its environment variable (`BOWLINE_...`), that over the file, that over the default. Unknown keys in the file are
+//! errors: a misspelt setting that is silently ignored is worse than a start that is refused.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use bowline_model::Problem;
+use bowline_model::intent::routes::BackendConf;
+use clap::Args;
+use ipnet::IpNet;
+use serde::Deserialize;
+
+/// Flags of `bowline agent`; each has an environment variable and a key in the file.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct AgentArgs {
+    /// Settings file (YAML); flags and environment variables win over it
+    #[arg(long, env = "BOWLINE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// This node's name in the cluster [file: nodeName]
+    #[arg(long, env = "BOWLINE_NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Kubeconfig for the API server; without it, the pod's service account [file: kubeconfig]
+    #[arg(long, env = "BOWLINE_KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Node-to-node backend, in one word: vxlan or host-gw [file: backend.type]
+    #[arg(long, env = "BOWLINE_BACKEND", value_name = "WORD")]
+    pub(crate) backend: Option<String>,
+    /// All networks that pods have addresses in, comma-separated [file: clusterCIDRs]
+    #[arg(long, env = "BOWLINE_CLUSTER_CIDRS", value_name = "CIDR", value_delimiter = ',')]
+    pub(crate) cluster_cidrs: Vec<IpNet>,
+    /// The service networks, comma-separated [file: serviceCIDRs]
+    #[arg(long, env = "BOWLINE_SERVICE_CIDRS", value_name = "CIDR", value_delimiter = ',')]
+    pub(crate) service_cidrs: Vec<IpNet>,
+    /// Directory of sockets [file: runDir]
+    #[arg(long, env = "BOWLINE_RUN_DIR", value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Directory of state that outlives a reboot [file: stateDir]
+    #[arg(long, env = "BOWLINE_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Where the runtime reads CNI configuration [file: cniConfDir]
+    #[arg(long, env = "BOWLINE_CNI_CONF_DIR", value_name = "DIR")]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Where the runtime looks for CNI plugins [file: cniBinDir]
+    #[arg(long, env = "BOWLINE_CNI_BIN_DIR", value_name = "DIR")]
+    pub(crate) cni_bin_dir: Option<PathBuf>,
+    /// Link that the other nodes are reached by; the default route's if absent [file: iface]
+    #[arg(long, env = "BOWLINE_IFACE", value_name = "LINK")]
+    pub(crate) iface: Option<String>,
+}
+
+/// How services are served: a closed list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ServiceMode {
+    /// A few named maps in nftables.
+    #[default]
+    Nftables,
+}
+
+/// How the plugin's executable gets into the runtime's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CniInstall {
+    /// A copy, renamed into place: for an agent in a container.
+    #[default]
+    Copy,
+    /// A symbolic link to the running executable.
+    Symlink,
+    /// Somebody else puts it there.
+    None,
+}
+
+/// The settings file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct FileConfig {
+    node_name: Option<String>,
+    kubeconfig: Option<PathBuf>,
+    backend: Option<BackendConf>,
+    service_mode: ServiceMode,
+    #[serde(rename = "clusterCIDRs")]
+    cluster_cidrs: Vec<IpNet>,
+    #[serde(rename = "serviceCIDRs")]
+    service_cidrs: Vec<IpNet>,
+    node_port_addresses: Vec<IpNet>,
+    no_masquerade: Vec<IpNet>,
+    run_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    cni_conf_dir: Option<PathBuf>,
+    cni_bin_dir: Option<PathBuf>,
+    cni_install: CniInstall,
+    iface: Option<String>,
+    health_address: Option<SocketAddr>,
+}
+
+/// The settings that the agent runs with.
+#[derive(Debug, Clone)]
+pub(crate) struct AgentConfig {
+    /// This node's name.
+    pub(crate) node_name: String,
+    /// Kubeconfig file; none means the pod's service account.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Node-to-node backend.
+    pub(crate) backend: BackendConf,
+    /// How services are served.
+    pub(crate) service_mode: ServiceMode,
+    /// All pod networks.
+    pub(crate) cluster_cidrs: Vec<IpNet>,
+    /// Service networks.
+    pub(crate) service_cidrs: Vec<IpNet>,
+    /// Networks whose addresses of the node take NodePort traffic; empty means all.
+    pub(crate) node_port_addresses: Vec<IpNet>,
+    /// Destinations that pods reach with their own address, beside the cluster's.
+    pub(crate) no_masquerade: Vec<IpNet>,
+    /// Directory of sockets.
+    pub(crate) run_dir: PathBuf,
+    /// Directory of state.
+    pub(crate) state_dir: PathBuf,
+    /// The runtime's configuration directory.
+    pub(crate) cni_conf_dir: PathBuf,
+    /// The runtime's plugin directory.
+    pub(crate) cni_bin_dir: PathBuf,
+    /// How the plugin gets there.
+    pub(crate) cni_install: CniInstall,
+    /// Underlay link, if the default route's is not meant.
+    pub(crate) iface: Option<String>,
+    /// Where /healthz, /readyz and /metrics answer; nowhere if absent.
+    pub(crate) health_address: Option<SocketAddr>,
+}
+
+impl AgentConfig {
+    /// Puts file, environment and flags together.
+    ///
+    /// # Errors
+    /// A problem (BW11xx) that names the file and line, or the flag, and what to write instead.
+    pub(crate) fn load(args: &AgentArgs) -> Result<Self, Problem> {
+        let file = match &args.config {
+            Some(path) => read_file(path)?,
+            None => FileConfig::default(),
+        };
+        AgentConfig::merge(args, file)
+    }
+
+    fn merge(args: &AgentArgs, file: FileConfig) -> Result<Self, Problem> {
+        let backend = match &args.backend {
+            Some(word) => backend_by_word(word, file.backend)?,
+            None => file.backend.unwrap_or_default(),
+        };
+        let node_name = args.node_name.clone().or(file.node_name).or_else(host_name).ok_or_else(|| {
+            Problem::new(1102, "this node's name is not known", "nodeName", "give --node-name, BOWLINE_NODE_NAME or nodeName in the file")
+        })?;
+        let path = |flag: &Option<PathBuf>, file: Option<PathBuf>, default: &str| flag.clone().or(file).unwrap_or_else(|| default.into());
+        let list = |flag: &Vec<IpNet>, file: Vec<IpNet>| if flag.is_empty() { file } else { flag.clone() };
+        let config = AgentConfig {
+            node_name,
+            kubeconfig: args.kubeconfig.clone().or(file.kubeconfig),
+            backend,
+            service_mode: file.service_mode,
+            cluster_cidrs: list(&args.cluster_cidrs, file.cluster_cidrs),
+            service_cidrs: list(&args.service_cidrs, file.service_cidrs),
+            node_port_addresses: file.node_port_addresses,
+            no_masquerade: file.no_masquerade,
+            run_dir: path(&args.run_dir, file.run_dir, "/run/bowline"),
+            state_dir: path(&args.state_dir, file.state_dir, "/var/lib/bowline"),
+            cni_conf_dir: path(&args.cni_conf_dir, file.cni_conf_dir, "/etc/cni/net.d"),
+            cni_bin_dir: path(&args.cni_bin_dir, file.cni_bin_dir, "/opt/cni/bin"),
+            cni_install: file.cni_install,
+            iface: args.iface.clone().or(file.iface),
+            health_address: file.health_address,
+        };
+        if config.cluster_cidrs.is_empty() {
+            let fix = "give --cluster-cidrs or clusterCIDRs: the networks that the nodes' pod subnets are taken from, e.g. 10.42.0.0/16";
+            return Err(Problem::new(1103, "the pod network is not known", "clusterCIDRs", fix));
+        }
+        Ok(config)
+    }
+}
+
+fn read_file(path: &Path) -> Result<FileConfig, Problem> {
+    let place = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Problem::new(1101, "the settings file cannot be read", place.clone(), "check the path and its permissions").because(e.to_string())
+    })?;
+    serde_saphyr::from_str(&text).map_err(|e| {
+        Problem::new(1101, "the settings file is not understood", place, "correct the line named; `bowline help agent` lists the keys")
+            .because(e.to_string())
+    })
+}
+
+fn backend_by_word(word: &str, from_file: Option<BackendConf>) -> Result<BackendConf, Problem> {
+    match (word, from_file) {
+        ("vxlan", Some(conf @ BackendConf::Vxlan { .. })) => Ok(conf),
+        ("vxlan", _) => Ok(BackendConf::default()),
+        ("host-gw", _) => Ok(BackendConf::HostGw),
+        (other, _) => Err(Problem::new(1104, format!("no backend is called `{other}`"), "--backend", "use vxlan or host-gw")),
+    }
+}
+
+fn host_name() -> Option<String> {
+    rustix::system::uname().nodename().to_str().ok().filter(|n| !n.is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, args: AgentArgs) -> Result<AgentConfig, Problem> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.yaml");
+        std::fs::write(&path, text).unwrap();
+        AgentConfig::load(&AgentArgs { config: Some(path), ..args })
+    }
+
+    const GOOD: &str = "nodeName: n1\nclusterCIDRs: [10.42.0.0/16, 'fd42::/56']\nbackend: {type: vxlan, vni: 7, directRouting: true}\n";
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let config = load(GOOD, AgentArgs { node_name: Some("n9".into()), ..AgentArgs::default() }).unwrap();
+        assert_eq!(config.node_name, "n9");
+        assert_eq!(config.cluster_cidrs.len(), 2);
+        assert_eq!(config.backend, BackendConf::Vxlan { vni: 7, port: 8472, direct_routing: true });
+        let config = load(GOOD, AgentArgs { backend: Some("vxlan".into()), ..AgentArgs::default() }).unwrap();
+        assert_eq!(config.backend, BackendConf::Vxlan { vni: 7, port: 8472, direct_routing: true });
+        let config = load(GOOD, AgentArgs { backend: Some("host-gw".into()), ..AgentArgs::default() }).unwrap();
+        assert_eq!(config.backend, BackendConf::HostGw);
+    }
+
+    #[test]
+    fn wrong_settings_say_what_and_where() {
+        let unknown = load("nodeName: n1\nclusterCIDR: [10.42.0.0/16]\n", AgentArgs::default()).unwrap_err();
+        assert!(unknown.why.contains("clusterCIDR") && unknown.why.contains('2'), "{unknown}");
+        let word = load(GOOD, AgentArgs { backend: Some("vlan".into()), ..AgentArgs::default() }).unwrap_err();
+        assert!(word.to_string().contains("`vlan`") && word.fix.contains("host-gw"), "{word}");
+        let missing = load("nodeName: n1\n", AgentArgs::default()).unwrap_err();
+        assert_eq!(missing.code.0, 1103);
+    }
+}

@@ -1,0 +1,237 @@
+//! `bowline agent`: what runs on each node.
+//!
+//! Watch, turn, kernel thread, CNI, DNS feed and status, wired together; each owns its state and talks by channels. Liveness never depends on
+//! the API server: without it everything goes on as it was.
+
+mod apply;
+mod attachments;
+mod cni_server;
+mod config;
+mod host;
+pub(crate) mod install;
+mod reap;
+pub(crate) mod status;
+mod turn;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bowline_compile::world::Settings;
+use bowline_dns::FeedServer;
+use bowline_kernel::watch::ForeignChanges;
+use bowline_model::Problem;
+use bowline_model::intent::dns::DnsIntent;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(crate) use config::{AgentArgs, AgentConfig};
+
+use apply::{Applied, Applier, Wakes};
+use cni_server::{Channels, CniServer};
+use status::Teller;
+use turn::{CHANNEL_CHANGES, Published, Turn};
+
+/// How often attachments are looked over for containers that are gone.
+const COLLECT_EVERY: Duration = Duration::from_secs(30);
+
+/// How long tasks may take to end once the agent is told to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(8);
+
+/// Runs the agent until TERM or INT.
+///
+/// # Errors
+/// When settings, sockets or the kernel's own sockets cannot be used; everything later is tried again instead.
+#[expect(clippy::disallowed_methods, reason = "the agent's age is shown to people")]
+pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let config = AgentConfig::load(&args).map_err(anyhow::Error::msg)?;
+    let started = Instant::now();
+    tracing::info!(node = config.node_name, backend = status::backend_word(&config.backend), version = env!("CARGO_PKG_VERSION"), "agent started");
+    make_directories(&config)?;
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let (changes, heard) = mpsc::channel(CHANNEL_CHANGES);
+    let (published_to, published) = watch::channel(Published::default());
+    let (names_to, names) = watch::channel(None);
+    let (applied_to, applied) = watch::channel(Applied::default());
+
+    let turn = Turn::new(settings(&config), heard, published_to, names_to);
+    let channels = Channels { changes: changes.clone(), published: published.clone(), applied: applied.clone() };
+    let cni = Arc::new(CniServer::open(&config.state_dir, channels).await.with_context(|| config.state_dir.display().to_string())?);
+    tasks.spawn(turn.run());
+
+    let kernel = start_kernel_thread(&config, applied_to, published.clone(), &stop)?;
+    let teller = Teller { node: config.node_name.clone(), backend: config.backend.clone(), published, applied, started };
+    let status_socket = listen(&config.run_dir.join("agent.sock"))?;
+    tokio::spawn(teller.clone().serve(tokio::net::UnixListener::from_std({
+        status_socket.set_nonblocking(true)?;
+        status_socket
+    })?));
+    serve_names(&config, names, &stop, &tasks)?;
+    serve_cni(&config, &cni)?;
+
+    let client = crate::watch::client(config.kubeconfig.as_deref()).await.map_err(|error| {
+        let place = config.kubeconfig.as_ref().map_or("the pod's service account".to_owned(), |p| p.display().to_string());
+        anyhow::Error::msg(Problem::new(1201, "the API server's address or credentials are not usable", place, "check the kubeconfig").because(error.to_string()))
+    })?;
+    crate::watch::start(&client, &changes, &tasks, &stop);
+    drop(changes);
+    tasks.spawn(keep_house(config.clone(), teller, cni, stop.clone()));
+
+    wait_for_signal().await?;
+    tracing::info!("agent stopping; what is in force stays");
+    stop.cancel();
+    tasks.close();
+    let _ = tokio::time::timeout(STOP_WITHIN, tasks.wait()).await;
+    let _ = tokio::task::spawn_blocking(move || kernel.join()).await;
+    Ok(())
+}
+
+fn settings(config: &AgentConfig) -> Settings {
+    Settings {
+        backend: config.backend.clone(),
+        cluster_cidrs: config.cluster_cidrs.clone(),
+        service_cidrs: config.service_cidrs.clone(),
+        node_port_addresses: config.node_port_addresses.clone(),
+        no_masquerade: config.no_masquerade.clone(),
+        ..Settings::new(config.node_name.as_str())
+    }
+}
+
+fn make_directories(config: &AgentConfig) -> anyhow::Result<()> {
+    for dir in [&config.run_dir, &config.state_dir] {
+        std::fs::create_dir_all(dir).map_err(|error| {
+            let problem = Problem::new(1202, "a directory of the agent cannot be made", dir.display().to_string(), "run the agent as root, or name another directory");
+            anyhow::Error::msg(problem.because(error.to_string()))
+        })?;
+    }
+    Ok(())
+}
+
+/// A listening socket that only root can connect to; one that a former life left behind is replaced.
+fn listen(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
+    let made = (|| {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = std::os::unix::net::UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    })();
+    made.map_err(|error| {
+        let problem = Problem::new(1202, "a socket of the agent cannot be made", path.display().to_string(), "run the agent as root, or name another runDir");
+        anyhow::Error::msg(problem.because(error.to_string()))
+    })
+}
+
+fn start_kernel_thread(
+    config: &AgentConfig,
+    applied: watch::Sender<Applied>,
+    published: watch::Receiver<Published>,
+    stop: &CancellationToken,
+) -> anyhow::Result<std::thread::JoinHandle<()>> {
+    let foreign = Arc::new(Notify::new());
+    listen_to_kernel(foreign.clone(), stop.clone())?;
+    let applier = Applier::open(config.iface.clone(), applied).context("netlink")?;
+    let wakes = Wakes { published, foreign, stop: stop.clone() };
+    let runtime = tokio::runtime::Handle::current();
+    Ok(std::thread::Builder::new().name("kernel".into()).spawn(move || applier.run(&runtime, wakes))?)
+}
+
+/// Feeds the DNS process, from the first names on.
+fn serve_names(
+    config: &AgentConfig,
+    mut names: watch::Receiver<Option<Arc<DnsIntent>>>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> anyhow::Result<()> {
+    let server = FeedServer::bind(&config.run_dir.join("dns.sock"))?;
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        let first = tokio::select! {
+            () = stop.cancelled() => return,
+            first = names.wait_for(Option::is_some) => match first {
+                Ok(first) => first.clone().unwrap_or_default(),
+                Err(_) => return,
+            },
+        };
+        let (to, from) = watch::channel(first);
+        let served = tokio::spawn(server.serve(from, stop.clone()));
+        while let Ok(()) = tokio::select! {
+            () = stop.cancelled() => return,
+            changed = names.changed() => changed,
+        } {
+            let newest = names.borrow_and_update().clone();
+            to.send_replace(newest.unwrap_or_default());
+        }
+        let _ = served.await;
+    });
+    Ok(())
+}
+
+fn serve_cni(config: &AgentConfig, cni: &Arc<CniServer>) -> anyhow::Result<()> {
+    let listener = listen(&config.run_dir.join("cni.sock"))?;
+    let server = cni.clone();
+    std::thread::Builder::new().name("cni-accept".into()).spawn(move || server.serve(&listener))?;
+    Ok(())
+}
+
+/// Once the node serves: replays deletions, writes the runtime's configuration, and then collects what nobody deleted.
+async fn keep_house(config: AgentConfig, teller: Teller, cni: Arc<CniServer>, stop: CancellationToken) {
+    let mut applied = teller.applied.clone();
+    tokio::select! {
+        () = stop.cancelled() => return,
+        ready = applied.wait_for(|a| a.intent.revision > 0 && a.intent.routes.local.is_some()) => if ready.is_err() { return },
+    }
+    if let Err(error) = install::install(&config) {
+        tracing::error!(%error, "the runtime's CNI configuration cannot be written");
+    } else {
+        tracing::info!(dir = %config.cni_conf_dir.display(), "node ready, CNI configuration written");
+    }
+    let mut gone = std::collections::BTreeSet::new();
+    loop {
+        let (server, before) = (cni.clone(), std::mem::take(&mut gone));
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut gone = before;
+            server.replay_journal();
+            server.collect(&mut gone);
+            gone
+        });
+        gone = looked.await.unwrap_or_default();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(COLLECT_EVERY) => {}
+        }
+    }
+}
+
+/// Waits on the kernel's notifications on a thread of its own; each is only a hint to read back.
+fn listen_to_kernel(foreign: Arc<Notify>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut changes = ForeignChanges::open().context("netlink notifications")?;
+    std::thread::Builder::new().name("kernel-watch".into()).spawn(move || {
+        while !stop.is_cancelled() {
+            match changes.wait(Duration::from_secs(1)) {
+                Ok(changed) if changed.any() => foreign.notify_one(),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "kernel notifications ended; the slow timer goes on");
+                    return;
+                }
+            }
+        }
+    })?;
+    Ok(())
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! After a change of rules: the connections that are no longer allowed, and datagram flows to endpoints that are gone, are forgotten.
+//!
+//! Rules judge a connection's first packet; the kernel lets the rest pass by its state. So a change that closes has to take the state away,
+//! and the next packet is judged anew (TCP without SYN is then no new connection to a selected pod, so the cut is final).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use bowline_compile::{Flow, Judge};
+use bowline_kernel::conntrack::{Conntrack, ConntrackError, Entry};
+use bowline_model::Protocol;
+use bowline_model::intent::Intent;
+use bowline_model::intent::services::{Endpoint, FrontendAddress, ServicesIntent};
+
+/// Forgets what the change from `old` to `new`, which is in the kernel by now, no longer allows.
+pub(crate) fn reap(old: &Intent, new: &Intent) {
+    let policy = old.revision > 0 && (old.policy != new.policy || old.pods != new.pods);
+    let services = old.revision > 0 && old.services != new.services;
+    if !policy && !services {
+        return;
+    }
+    match forget(new, policy, services) {
+        Ok(0) => {}
+        Ok(cut) => tracing::info!(cut, revision = new.revision, "connections cut that the change no longer allows"),
+        Err(error) => tracing::warn!(%error, "connections cannot be looked over after a change"),
+    }
+}
+
+fn forget(new: &Intent, policy: bool, services: bool) -> Result<usize, ConntrackError> {
+    let own = OwnAddresses::of(new);
+    let judge = Judge::new(&new.policy, &new.pods);
+    let frontends = Datagrams::of(&new.services);
+    Conntrack::open()?.delete_where(|entry| {
+        (policy && own.concerns_pods(entry) && !judge.verdict(&own.flow(entry)).allowed) || (services && frontends.is_stale(entry, &own))
+    })
+}
+
+/// Addresses of this node and its pods.
+struct OwnAddresses {
+    node: BTreeSet<IpAddr>,
+    pods: BTreeSet<IpAddr>,
+}
+
+impl OwnAddresses {
+    fn of(intent: &Intent) -> OwnAddresses {
+        let node = intent.routes.local.iter().flat_map(|local| local.internal.values().copied()).collect();
+        let pods = intent.pods.pods.values().flat_map(|pod| pod.ips.values().copied()).collect();
+        OwnAddresses { node, pods }
+    }
+
+    fn concerns_pods(&self, entry: &Entry) -> bool {
+        self.pods.contains(&entry.original.source) || self.pods.contains(&entry.backend().0)
+    }
+
+    /// The connection as the pods' interfaces saw its first packet: destination translated, source not.
+    fn flow(&self, entry: &Entry) -> Flow {
+        let (to, port) = entry.backend();
+        let mut flow = Flow::between(entry.original.source, to, entry.original.protocol, port);
+        flow.from_own_node = self.node.contains(&entry.original.source);
+        flow
+    }
+}
+
+/// UDP frontends and their endpoints.
+struct Datagrams<'a> {
+    vips: BTreeMap<(IpAddr, u16), &'a [Endpoint]>,
+    node_ports: BTreeMap<u16, Vec<&'a Endpoint>>,
+}
+
+impl<'a> Datagrams<'a> {
+    fn of(services: &'a ServicesIntent) -> Datagrams<'a> {
+        let (mut vips, mut node_ports) = (BTreeMap::new(), BTreeMap::<u16, Vec<&Endpoint>>::new());
+        for frontend in services.services.values().flat_map(|s| &s.frontends).filter(|f| f.protocol == Protocol::Udp) {
+            match frontend.address {
+                FrontendAddress::Vip(address) => {
+                    vips.insert((address, frontend.port), frontend.endpoints.as_slice());
+                }
+                FrontendAddress::NodePort(_) => node_ports.entry(frontend.port).or_default().extend(&frontend.endpoints),
+            }
+        }
+        Datagrams { vips, node_ports }
+    }
+
+    /// Whether a UDP flow goes where its frontend would send nothing now.
+    fn is_stale(&self, entry: &Entry, own: &OwnAddresses) -> bool {
+        if entry.original.protocol != Protocol::Udp.number() {
+            return false;
+        }
+        let Some(port) = entry.original.destination_port() else { return false };
+        let to = entry.original.destination;
+        let (ip, Some(backend_port)) = entry.backend() else { return false };
+        let backend = Endpoint { ip, port: backend_port };
+        if let Some(endpoints) = self.vips.get(&(to, port)) {
+            return !endpoints.contains(&backend) && !(endpoints.is_empty() && !entry.is_dnat());
+        }
+        match self.node_ports.get(&port) {
+            Some(endpoints) if own.node.contains(&to) => entry.is_dnat() && !endpoints.contains(&&backend),
+            Some(_) | None => entry.is_dnat() && own.node.contains(&to) && own.pods.contains(&ip),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bowline_kernel::conntrack::{Discriminator, Tuple};
+    use bowline_model::ServiceName;
+    use bowline_model::intent::services::{Frontend, ServiceIntent, WhenEmpty};
+    use std::sync::Arc;
+
+    fn services(endpoints: &[(&str, u16)]) -> ServicesIntent {
+        let endpoints = endpoints.iter().map(|(ip, port)| Endpoint { ip: ip.parse().unwrap(), port: *port }).collect();
+        let frontend = Frontend {
+            address: FrontendAddress::Vip("10.43.0.10".parse().unwrap()),
+            protocol: Protocol::Udp,
+            port: 53,
+            endpoints,
+            affinity_secs: None,
+            when_empty: WhenEmpty::Reject,
+        };
+        let mut intent = ServicesIntent::default();
+        intent.services.insert(ServiceName::new("kube-system", "kube-dns"), Arc::new(ServiceIntent { frontends: vec![frontend] }));
+        intent
+    }
+
+    fn entry(backend: &str, port: u16) -> Entry {
+        let tuple = |source: &str, destination: &str, from: u16, to: u16| Tuple {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            protocol: 17,
+            discriminator: Discriminator::Ports { source: from, destination: to },
+        };
+        let status = if backend == "10.43.0.10" { 0 } else { 1 << 5 };
+        Entry {
+            original: tuple("10.42.0.5", "10.43.0.10", 4242, 53),
+            reply: tuple(backend, "10.42.0.5", port, 4242),
+            mark: 0,
+            status,
+            zone: 0,
+            timeout_s: 30,
+            id: None,
+        }
+    }
+
+    fn stale(endpoints: &[(&str, u16)], backend: (&str, u16)) -> bool {
+        let services = services(endpoints);
+        let own = OwnAddresses { node: BTreeSet::new(), pods: BTreeSet::new() };
+        Datagrams::of(&services).is_stale(&entry(backend.0, backend.1), &own)
+    }
+
+    #[test]
+    fn flows_to_endpoints_that_are_gone_are_forgotten() {
+        assert!(!stale(&[("10.42.1.7", 53)], ("10.42.1.7", 53)));
+        assert!(stale(&[("10.42.1.8", 53)], ("10.42.1.7", 53)), "another endpoint");
+        assert!(stale(&[("10.42.1.7", 54)], ("10.42.1.7", 53)), "another port");
+        assert!(stale(&[], ("10.42.1.7", 53)), "the last endpoint went");
+    }
+
+    #[test]
+    fn a_flow_from_the_time_without_endpoints_moves_when_one_returns() {
+        assert!(stale(&[("10.42.1.7", 53)], ("10.43.0.10", 53)));
+        assert!(!stale(&[], ("10.43.0.10", 53)));
+    }
+}

@@ -1,0 +1,112 @@
+//! The one owner of the world.
+//!
+//! Drains every change that is ready, folds them, and compiles once. Until every input has been listed once nothing is published, so that
+//! nobody downstream can mistake "not yet known" for "gone".
+
+use std::sync::Arc;
+
+use bowline_compile::Compiler;
+use bowline_compile::world::{Change, Settings, Touched, World};
+use bowline_model::Problem;
+use bowline_model::intent::Intent;
+use bowline_model::intent::dns::DnsIntent;
+use tokio::sync::{mpsc, watch};
+
+/// Changes that may wait before the sender has to.
+pub(crate) const CHANNEL_CHANGES: usize = 4096;
+
+/// What the turn publishes after each compile.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Published {
+    /// The intent; its revision grows by one a turn, 0 before the first.
+    pub(crate) intent: Arc<Intent>,
+    /// What of the input was wrong.
+    pub(crate) problems: Arc<Vec<Problem>>,
+    /// Every input has been listed once.
+    pub(crate) synced: bool,
+    /// Counts for `bowline status`.
+    pub(crate) counts: Counts,
+}
+
+/// How much the world holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Counts {
+    /// Nodes.
+    pub(crate) nodes: usize,
+    /// Services, those of all kinds.
+    pub(crate) services: usize,
+    /// Network policies.
+    pub(crate) policies: usize,
+    /// Pods in the cluster.
+    pub(crate) pods: usize,
+}
+
+/// The turn: its world, and what it hears and says.
+pub(crate) struct Turn {
+    world: World,
+    compiler: Compiler,
+    revision: u64,
+    changes: mpsc::Receiver<Change>,
+    published: watch::Sender<Published>,
+    names: watch::Sender<Option<Arc<DnsIntent>>>,
+}
+
+impl Turn {
+    /// A turn that has heard nothing yet.
+    pub(crate) fn new(
+        settings: Settings,
+        changes: mpsc::Receiver<Change>,
+        published: watch::Sender<Published>,
+        names: watch::Sender<Option<Arc<DnsIntent>>>,
+    ) -> Self {
+        Turn {
+            world: World::new(settings),
+            compiler: Compiler::default(),
+            revision: 0,
+            changes,
+            published,
+            names,
+        }
+    }
+
+    /// Folds and compiles until every sender is gone.
+    pub(crate) async fn run(mut self) {
+        let mut ready = Vec::new();
+        let mut touched = Touched::default();
+        while self.changes.recv_many(&mut ready, CHANNEL_CHANGES).await > 0 {
+            for change in ready.drain(..) {
+                touched.merge(self.world.apply(change).value);
+            }
+            if self.world.is_synced() {
+                self.publish(&std::mem::take(&mut touched));
+            }
+        }
+    }
+
+    fn publish(&mut self, touched: &Touched) {
+        let mut compiled = self.compiler.turn(&self.world, touched);
+        self.revision += 1;
+        compiled.value.revision = self.revision;
+        let intent = Arc::new(compiled.value);
+        tracing::debug!(revision = self.revision, problems = compiled.problems.len(), "compiled");
+        self.names.send_if_modified(|held| {
+            let changed = held.as_ref().is_none_or(|names| !Arc::ptr_eq(names, &intent.dns) && **names != *intent.dns);
+            if changed {
+                *held = Some(intent.dns.clone());
+            }
+            changed
+        });
+        self.published.send_replace(Published {
+            intent,
+            problems: Arc::new(compiled.problems),
+            synced: true,
+            counts: Counts {
+                nodes: self.world.nodes().len(),
+                services: self.world.services().len(),
+                policies: self.world.policies().len(),
+                pods: self.world.pods().len(),
+            },
+        });
+    }
+}

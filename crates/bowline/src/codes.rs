@@ -1,0 +1,126 @@
+//! Every problem code that Bowline prints, and what `bowline help CODE` says of it. A code is never reused.
+
+use bowline_compile::codes as compile;
+
+/// What is known of a code.
+pub(crate) struct Explained {
+    /// The number after `BW`.
+    pub(crate) code: u16,
+    /// One line.
+    pub(crate) title: &'static str,
+    /// What it means and what to do, in a few lines.
+    pub(crate) text: &'static str,
+}
+
+/// The explanation of `code` (`BW1101`, `bw1101` or `1101`) as text.
+pub(crate) fn explain(code: &str) -> Option<String> {
+    let digits = code.strip_prefix("BW").or_else(|| code.strip_prefix("bw")).unwrap_or(code);
+    let number = digits.parse::<u16>().ok().filter(|_| digits.len() == 4)?;
+    if let Some(known) = CODES.iter().find(|known| known.code == number) {
+        return Some(format!("BW{number:04}: {}\n\n{}", known.title, known.text));
+    }
+    let (_, text) = compile::EXPLANATIONS.iter().find(|(code, _)| *code == number)?;
+    Some(format!("BW{number:04}\n\n{text}"))
+}
+
+/// All codes, ascending.
+pub(crate) const CODES: &[Explained] = &[
+    Explained {
+        code: 1101,
+        title: "the agent's settings file is wrong",
+        text: "The file given by --config (or BOWLINE_CONFIG) cannot be read, or a key in it is not known or has a value of the wrong form.\n\
+               The message names the line. Nothing was changed on the node.",
+    },
+    Explained {
+        code: 1102,
+        title: "this node's name is not known",
+        text: "The agent must know which Node object is its own. Give --node-name, BOWLINE_NODE_NAME (in a DaemonSet from\n\
+               spec.nodeName by the downward API) or nodeName in the settings file.",
+    },
+    Explained {
+        code: 1103,
+        title: "the pod network is not known",
+        text: "clusterCIDRs names the networks that all nodes' pod subnets are taken from (the controller manager's --cluster-cidr).\n\
+               The agent needs it to know what is never masqueraded and what is unreachable when no node holds it.",
+    },
+    Explained {
+        code: 1104,
+        title: "no such backend",
+        text: "A backend is chosen by one word: vxlan (packets between nodes are wrapped in UDP; works on every network) or\n\
+               host-gw (plain routes; needs all nodes on one link).",
+    },
+    Explained {
+        code: 1201,
+        title: "the API server cannot be reached",
+        text: "The kubeconfig is unreadable or the server does not answer. What is in force on the node stays in force.",
+    },
+    Explained {
+        code: 1202,
+        title: "the agent's files or sockets cannot be made",
+        text: "runDir, stateDir, cniConfDir or cniBinDir cannot be written. The agent must run as root.",
+    },
+    Explained {
+        code: 1203,
+        title: "no agent answers on this machine",
+        text: "The agent's socket does not answer. Is the agent running, and does --run-dir name its directory? The command must run as root.",
+    },
+    Explained {
+        code: 1204,
+        title: "there is no cluster to check",
+        text: "`bowline check` runs against a lab: start one with `bowline lab up`, or name one of several with --name.",
+    },
+    Explained {
+        code: 1205,
+        title: "the check's pods did not come up",
+        text: "`bowline check` makes two pods on each node in the namespace bowline-check and waits for them. `bowline status` and\n\
+               `kubectl describe pods -n bowline-check` say what holds them up. The namespace is removed by the next run.",
+    },
+    Explained {
+        code: 1301,
+        title: "the kernel refused an object",
+        text: "A link, route, rule or nftables object could not be written. The agent tries again with growing pauses; everything else\n\
+               is in force. The message has the kernel's own error.",
+    },
+    Explained {
+        code: 1302,
+        title: "something of Bowline is left on this node",
+        text: "`bowline uninstall --verify` found the objects listed. Stop the agent (and whatever starts it again) and run\n\
+               `bowline uninstall` once more.",
+    },
+    Explained {
+        code: 2030,
+        title: "there is no such link",
+        text: "The setting iface (--iface) names a link that this machine does not have, or that is down.",
+    },
+    Explained {
+        code: 2031,
+        title: "this machine's links cannot be read",
+        text: "The agent needs a netlink socket (CAP_NET_ADMIN). It goes on with what it knew and tries again.",
+    },
+    Explained {
+        code: 4201,
+        title: "a connectivity check failed",
+        text: "A probe of `bowline check` did not come to what was expected. The lines below the check name both ends, what was\n\
+               expected and what came. Look at `bowline status` first, then repeat the one check with --keep.",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_code_means_two_things() {
+        assert!(CODES.iter().all(|known| compile::EXPLANATIONS.iter().all(|(code, _)| *code != known.code)));
+    }
+
+    #[test]
+    fn codes_ascend_and_are_found_in_every_spelling() {
+        assert!(CODES.windows(2).all(|pair| pair[0].code < pair[1].code));
+        for spelling in ["BW1101", "bw1101", "1101"] {
+            assert!(explain(spelling).is_some_and(|text| text.starts_with("BW1101")));
+        }
+        assert!(explain("BW4001").is_some(), "the compiler's codes are known too");
+        assert!(explain("BW9999").is_none() && explain("101").is_none());
+    }
+}

@@ -1,0 +1,7 @@
+//! The commands that look and report.
+
+pub(crate) mod check;
+pub(crate) mod output;
+pub(crate) mod probe;
+pub(crate) mod status;
+pub(crate) mod uninstall;

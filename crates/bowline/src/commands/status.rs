@@ -1,0 +1,142 @@
+//! `bowline status`: what the agents do, and what is wrong.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use bowline_model::Problem;
+use clap::Args;
+use serde::Serialize;
+
+use super::output::{self, Format, Mark};
+use crate::agent::status::{self, NodeStatus};
+
+/// Flags of `bowline status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The lab to look at; without it this node's agent, or else the one lab that runs
+    #[arg(long, value_name = "LAB")]
+    name: Option<String>,
+    /// Directory of the agent's sockets
+    #[arg(long, env = "BOWLINE_RUN_DIR", default_value = "/run/bowline", value_name = "DIR")]
+    run_dir: PathBuf,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// The whole answer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    api_version: &'static str,
+    kind: &'static str,
+    name: String,
+    state: &'static str,
+    nodes: Vec<NodeStatus>,
+    silent: Vec<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &StatusArgs) -> ExitCode {
+    let status = match gather(args) {
+        Ok(status) => status,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return output::exit(output::UNKNOWN);
+        }
+    };
+    let written = match args.output {
+        Format::Table => std::io::stdout().write_all(render(&status).as_bytes()),
+        Format::Json | Format::Yaml => output::print_document(&status, args.output),
+    };
+    match (written, status.state) {
+        (Err(_), _) => output::exit(output::UNKNOWN),
+        (Ok(()), "ok") => ExitCode::SUCCESS,
+        (Ok(()), _) => output::exit(output::BAD),
+    }
+}
+
+fn gather(args: &StatusArgs) -> Result<Status, Problem> {
+    let here = args.run_dir.join("agent.sock");
+    let (name, places) = if args.name.is_none() && here.exists() {
+        ("this node".to_owned(), vec![("this node".to_owned(), args.run_dir.clone())])
+    } else {
+        let name = match &args.name {
+            Some(name) => name.clone(),
+            None => only_lab(&here)?,
+        };
+        let places = bowline_lab::agent_run_dirs(&name).map_err(|e| no_agent(&format!("lab {name}")).because(format!("{e:#}")))?;
+        (name, places)
+    };
+    let (mut nodes, mut silent) = (Vec::new(), Vec::new());
+    let mut why = String::new();
+    for (node, run_dir) in places {
+        match status::ask(&run_dir) {
+            Ok(status) => nodes.push(status),
+            Err(error) => {
+                why = error.to_string();
+                silent.push(node);
+            }
+        }
+    }
+    if nodes.is_empty() {
+        return Err(no_agent(&name).because(why));
+    }
+    let good = silent.is_empty() && nodes.iter().all(|n| n.state == "ok");
+    Ok(Status { api_version: "bowline.io/v1", kind: "Status", name, state: if good { "ok" } else { "degraded" }, nodes, silent })
+}
+
+fn only_lab(here: &std::path::Path) -> Result<String, Problem> {
+    let labs = bowline_lab::running();
+    match labs.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(no_agent(&here.display().to_string()).because("no agent's socket here, and no lab runs")),
+        many => Err(no_agent("--name").because(format!("several labs run: {}; name one", many.join(", ")))),
+    }
+}
+
+fn no_agent(place: &str) -> Problem {
+    Problem::new(1203, "no agent answers", place, "start the agent (bowline agent, or bowline lab up), and run this as root")
+}
+
+fn render(status: &Status) -> String {
+    let problems: Vec<(&str, &Problem)> = status.nodes.iter().flat_map(|n| n.problems.iter().map(|p| (n.node.as_str(), p))).collect();
+    let count = problems.len() + status.silent.len();
+    let mut text = match count {
+        0 => format!("{}: {}\n\n", status.name, status.state.to_uppercase()),
+        1 => format!("{}: {}, 1 problem\n\n", status.name, status.state.to_uppercase()),
+        n => format!("{}: {}, {n} problems\n\n", status.name, status.state.to_uppercase()),
+    };
+    let mut rows = vec![["NAME", "STATE", "BACKEND", "MODE", "PODS", "SYNCED", "AGE"].map(str::to_owned).to_vec()];
+    for node in &status.nodes {
+        let synced = if node.synced { "yes" } else { "no" };
+        rows.push(vec![
+            node.node.clone(),
+            node.state.clone(),
+            node.backend.clone(),
+            node.mode.clone(),
+            node.pods.to_string(),
+            synced.to_owned(),
+            output::age(node.age_secs),
+        ]);
+    }
+    let unknown = || "unknown".to_owned();
+    rows.extend(status.silent.iter().map(|n| vec![n.clone(), "silent".to_owned(), unknown(), unknown(), unknown(), unknown(), unknown()]));
+    text.push_str(&output::table(&rows));
+    if let Some(node) = status.nodes.first() {
+        let c = node.cluster;
+        text.push_str(&format!("\nNodes {}  Pods {}  Services {}  Policies {}\n", c.nodes, c.pods, c.services, c.policies));
+    }
+    for node in &status.silent {
+        text.push_str(&format!("\n{} BW1203 {node}: its agent does not answer\n  fix: bowline lab agent start {node}\n", Mark::Fail.text()));
+    }
+    for (node, problem) in problems {
+        text.push_str(&format!("\n{} {} {node}: {} ({})\n", Mark::Fail.text(), problem.code, problem.what, problem.place));
+        if !problem.why.is_empty() {
+            text.push_str(&format!("  why: {}\n", problem.why));
+        }
+        text.push_str(&format!("  fix: {}\n", problem.fix));
+    }
+    text
+}

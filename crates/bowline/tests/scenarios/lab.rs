@@ -1,0 +1,273 @@
+//! A lab as a user drives it: the `bowline` executable and kubectl, as child processes.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// The executable under test.
+pub(crate) const BOWLINE: &str = env!("CARGO_BIN_EXE_bowline");
+
+/// How long something that must come true may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+static LABS: AtomicU32 = AtomicU32::new(0);
+
+/// Why labs cannot be made here, if they cannot.
+pub(crate) fn missing() -> Option<String> {
+    let root = std::fs::read_to_string("/proc/self/status").is_ok_and(|s| s.lines().any(|l| l.starts_with("Uid:\t0")));
+    if !root {
+        return Some("network namespaces need root".to_owned());
+    }
+    let needed = ["kubectl", "curl", "dig", "ping", "tcpdump"];
+    needed.iter().find(|p| Command::new(p).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()).map(|p| format!("{p} is not installed"))
+}
+
+/// Flags of a lab to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    pub(crate) backend: &'static str,
+    name: String,
+    v4: bool,
+    v6: bool,
+    routed: bool,
+    extra: Vec<String>,
+}
+
+impl Setup {
+    pub(crate) fn new(backend: &'static str) -> Setup {
+        let name = format!("t{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
+        Setup { backend, name, v4: true, v6: false, routed: false, extra: Vec::new() }
+    }
+
+    pub(crate) fn named(mut self, name: &str) -> Setup {
+        self.name = name.to_owned();
+        self
+    }
+
+    pub(crate) fn ipv6(mut self) -> Setup {
+        (self.v4, self.v6) = (false, true);
+        self.flag("--ipv6")
+    }
+
+    pub(crate) fn dual(mut self) -> Setup {
+        self.v6 = true;
+        self.flag("--dual-stack")
+    }
+
+    pub(crate) fn routed(mut self) -> Setup {
+        self.routed = true;
+        self.flags(&["--underlay", "routed"])
+    }
+
+    pub(crate) fn direct(self) -> Setup {
+        self.flag("--direct-routing")
+    }
+
+    /// The networks that the manifests of scenarios 1 to 3 speak of, and their Corefile.
+    pub(crate) fn scenario_names(self) -> Setup {
+        if self.v4 && !self.v6 {
+            let corefile = example("coredns-corefile").display().to_string();
+            let this = if self.routed { self } else { self.flags(&["--node-cidr", "10.4.8.0/24"]) };
+            return this
+                .flags(&["--pod-cidr", "172.7.0.0/16", "--service-cidr", "192.168.0.0/16", "--dns-ip", "192.168.0.2"])
+                .flags(&["--outside-address", "10.4.7.11", "--corefile", &corefile]);
+        }
+        self
+    }
+
+    /// The node port of scenario 4 lies outside the default range.
+    pub(crate) fn scenario_policies(self) -> Setup {
+        self.flags(&["--node-port-range", "30000-33000"])
+    }
+
+    fn flag(self, flag: &str) -> Setup {
+        self.flags(&[flag])
+    }
+
+    fn flags(mut self, flags: &[&str]) -> Setup {
+        self.extra.extend(flags.iter().map(|f| (*f).to_owned()));
+        self
+    }
+
+    pub(crate) fn is_direct(&self) -> bool {
+        self.extra.iter().any(|f| f == "--direct-routing")
+    }
+
+    pub(crate) fn is_routed(&self) -> bool {
+        self.routed
+    }
+
+    pub(crate) fn up(self) -> Result<Lab> {
+        let mut command = Command::new(BOWLINE);
+        command.args(["lab", "up", "--name", &self.name, "--backend", self.backend]).args(&self.extra);
+        let output = command.stdin(Stdio::null()).output().context("starting bowline")?;
+        let mut lab = Lab { setup: self, kubeconfig: PathBuf::new(), leave: false };
+        if !output.status.success() {
+            bail!("bowline lab up: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        lab.kubeconfig = lab.bowline(&["lab", "kubeconfig"], &[])?.trim().into();
+        Ok(lab)
+    }
+}
+
+/// A file of examples/.
+pub(crate) fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name)
+}
+
+/// A lab that is up; dropping it takes it down.
+pub(crate) struct Lab {
+    pub(crate) setup: Setup,
+    kubeconfig: PathBuf,
+    leave: bool,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !self.leave {
+            let _ = Command::new(BOWLINE).args(["lab", "down", "--name", &self.setup.name]).stdin(Stdio::null()).output();
+        }
+    }
+}
+
+impl Lab {
+    /// Leaves it up when dropped.
+    pub(crate) fn leave(mut self) -> Lab {
+        self.leave = true;
+        self
+    }
+
+    /// IPv6 addresses are what this lab's checks use: where it has no IPv4, or in the second half of a dual one.
+    pub(crate) fn families(&self) -> Vec<bool> {
+        [(self.setup.v4, false), (self.setup.v6, true)].into_iter().filter(|(has, _)| *has).map(|(_, v6)| v6).collect()
+    }
+
+    fn bowline(&self, words: &[&str], rest: &[&str]) -> Result<String> {
+        let output = self.run(words, rest)?;
+        ensure!(output.status.success(), "bowline {} {}: {} {}", words.join(" "), rest.join(" "), output.status, text(&output.stderr));
+        Ok(text(&output.stdout))
+    }
+
+    fn run(&self, words: &[&str], rest: &[&str]) -> Result<Output> {
+        let mut command = Command::new(BOWLINE);
+        command.args(words).args(["--name", &self.setup.name]);
+        if !rest.is_empty() {
+            command.arg("--").args(rest);
+        }
+        command.stdin(Stdio::null()).output().context("starting bowline")
+    }
+
+    /// Runs a command in a pod of the default namespace.
+    pub(crate) fn pod(&self, pod: &str, argv: &[&str]) -> Result<Output> {
+        self.run(&["lab", "exec", pod], argv)
+    }
+
+    /// Runs a command on a node.
+    pub(crate) fn node(&self, node: &str, argv: &[&str]) -> Result<Output> {
+        self.run(&["lab", "node-exec", node], argv)
+    }
+
+    /// Runs a command on the host outside the cluster.
+    pub(crate) fn client(&self, argv: &[&str]) -> Result<Output> {
+        self.run(&["lab", "client"], argv)
+    }
+
+    /// Runs a command on a node in the background.
+    pub(crate) fn node_background(&self, node: &str, argv: &[&str]) -> Result<std::process::Child> {
+        let mut command = Command::new(BOWLINE);
+        command.args(["lab", "node-exec", node, "--name", &self.setup.name, "--"]).args(argv);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("starting bowline")
+    }
+
+    /// Runs kubectl.
+    pub(crate) fn kubectl(&self, words: &[&str]) -> Result<String> {
+        let output = Command::new("kubectl").env("KUBECONFIG", &self.kubeconfig).args(words).stdin(Stdio::null()).output().context("kubectl")?;
+        ensure!(output.status.success(), "kubectl {}: {}", words.join(" "), text(&output.stderr));
+        Ok(text(&output.stdout))
+    }
+
+    /// Applies a manifest of examples/ and waits until its workloads are ready.
+    pub(crate) fn apply(&self, manifest: &str) -> Result<()> {
+        self.apply_file(&example(manifest))
+    }
+
+    /// Applies a file and waits until its workloads are ready.
+    pub(crate) fn apply_file(&self, path: &Path) -> Result<()> {
+        let made = self.kubectl(&["apply", "-f", &path.display().to_string(), "-o", "name"])?;
+        for workload in made.lines().filter(|l| l.starts_with("deployment") || l.starts_with("daemonset")) {
+            self.kubectl(&["rollout", "status", workload, "--timeout=60s"])?;
+        }
+        Ok(())
+    }
+
+    /// Applies a manifest's text.
+    pub(crate) fn apply_text(&self, text: &str) -> Result<()> {
+        let path = std::env::temp_dir().join(format!("bowline-{}.yaml", self.setup.name));
+        std::fs::write(&path, text)?;
+        let applied = self.apply_file(&path);
+        std::fs::remove_file(&path)?;
+        applied
+    }
+
+    /// What the agents and kubelets of a lab that failed said last.
+    pub(crate) fn tell_logs(&self) {
+        if let Ok(status) = self.run(&["status"], &[]) {
+            println!("{}{}", text(&status.stdout), text(&status.stderr));
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a command said, if it ended well.
+pub(crate) fn said(output: &Output) -> Option<String> {
+    output.status.success().then(|| text(&output.stdout))
+}
+
+/// An HTTP request as curl's arguments: the page within two seconds, nothing else.
+pub(crate) fn curl(address: IpAddr, port: u16) -> Vec<String> {
+    let url = match address {
+        IpAddr::V4(a) => format!("http://{a}:{port}/"),
+        IpAddr::V6(a) => format!("http://[{a}]:{port}/"),
+    };
+    ["curl", "-s", "-g", "--noproxy", "*", "--max-time", "2", &url].map(str::to_owned).to_vec()
+}
+
+/// A field of the echo server's page (`client: 10.0.0.1:1234`).
+pub(crate) fn field<'a>(page: &'a str, name: &str) -> Option<&'a str> {
+    page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+/// The address of a `client` or `server` field.
+pub(crate) fn address_of(page: &str, name: &str) -> Result<IpAddr> {
+    let value = field(page, name).with_context(|| format!("no `{name}` in the page: {page:?}"))?;
+    let socket: std::net::SocketAddr = value.parse().with_context(|| format!("`{name}: {value}`"))?;
+    Ok(match socket.ip() {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
+        v4 => v4,
+    })
+}
+
+/// Asks again until it comes true; the last answer is the error.
+pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() > end => return Err(error.context(format!("still so after {} s", PATIENCE.as_secs()))),
+            // Each question waits on the network itself; this only keeps a quick refusal from spinning.
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// As `&str`s.
+pub(crate) fn words(argv: &[String]) -> Vec<&str> {
+    argv.iter().map(String::as_str).collect()
+}
