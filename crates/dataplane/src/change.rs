@@ -14,30 +14,34 @@ use crate::objects::nft::{
     BaseChain, ChainKind, ChainSpec, ElementData, ElementSpec, Field, Hook, NftKey, NftObject, Rule, SetData, SetSpec, Verdict,
 };
 
-/// Objects by key, for both drivers.
+/// Objects for both drivers, in the order in which they were thought of; of two with the same key the later counts. Sorted once, at the
+/// end: for a hundred thousand elements that is several times faster than a map from the start.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
-    /// Links, routes and so on.
-    pub(crate) net: BTreeMap<NetKey, NetObject>,
-    /// Sets, chains, elements.
-    pub(crate) nft: BTreeMap<NftKey, NftObject>,
+    net: Vec<(NetKey, NetObject)>,
+    nft: Vec<(NftKey, NftObject)>,
 }
 
 impl Objects {
+    /// A link, route, rule and so on.
+    pub(crate) fn net(&mut self, key: NetKey, object: NetObject) {
+        self.net.push((key, object));
+    }
+
     /// A set or map.
     pub(crate) fn set(&mut self, name: impl Into<Arc<str>>, spec: SetSpec) {
-        self.nft.insert(NftKey::Set(name.into()), NftObject::Set(spec));
+        self.nft.push((NftKey::Set(name.into()), NftObject::Set(spec)));
     }
 
     /// A chain that others jump to.
     pub(crate) fn chain(&mut self, name: impl Into<Arc<str>>, rules: Vec<Rule>) {
-        self.nft.insert(NftKey::Chain(name.into()), NftObject::Chain(ChainSpec { base: None, rules }));
+        self.nft.push((NftKey::Chain(name.into()), NftObject::Chain(ChainSpec { base: None, rules })));
     }
 
     /// A chain that packets enter by; what comes to its end passes.
     pub(crate) fn base(&mut self, name: &str, kind: ChainKind, hook: Hook, priority: i32, rules: Vec<Rule>) {
         let base = Some(BaseChain { kind, hook, priority, accept: true });
-        self.nft.insert(NftKey::Chain(name.into()), NftObject::Chain(ChainSpec { base, rules }));
+        self.nft.push((NftKey::Chain(name.into()), NftObject::Chain(ChainSpec { base, rules })));
     }
 
     /// A member of a set.
@@ -61,7 +65,7 @@ impl Objects {
     }
 
     fn element(&mut self, set: impl Into<Arc<str>>, key: Arc<[u8]>, end: Option<Arc<[u8]>>, data: ElementData) {
-        self.nft.insert(NftKey::Element { set: set.into(), key }, NftObject::Element(ElementSpec { end, data }));
+        self.nft.push((NftKey::Element { set: set.into(), key }, NftObject::Element(ElementSpec { end, data })));
     }
 }
 
@@ -82,7 +86,8 @@ impl Change {
 }
 
 /// `Delta::between` that moves instead of cloning: the first load of a large cluster is a hundred thousand elements.
-fn delta<K: Ord, V: Eq>(mut old: BTreeMap<K, V>, mut new: BTreeMap<K, V>) -> Delta<K, V> {
+fn delta<K: Ord, V: Eq>(old: Vec<(K, V)>, new: Vec<(K, V)>) -> Delta<K, V> {
+    let (mut old, mut new): (BTreeMap<K, V>, BTreeMap<K, V>) = (old.into_iter().collect(), new.into_iter().collect());
     if !old.is_empty() {
         new.retain(|key, value| old.remove(key).as_ref() != Some(value));
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bowline_model::intent::Intent;
 use bowline_model::intent::routes::{BackendConf, FabricNode, RoutesIntent};
-use bowline_model::{Family, Problem};
+use bowline_model::{Dual, Family, Problem};
 use ipnet::IpNet;
 
 use crate::change::{Change, Objects, intervals_of, set_of};
@@ -74,15 +74,18 @@ struct Context<'a> {
     backend: &'a BackendConf,
     local: &'a FabricNode,
     host: &'a HostFacts,
-    /// Whether some peer can only be reached over IPv6.
-    needs_v6_tunnel: bool,
+    /// Names of the tunnel devices that this node has, by outer family.
+    tunnels: Dual<Arc<str>>,
 }
 
 impl<'a> Context<'a> {
     fn of(routes: &'a RoutesIntent, host: &'a HostFacts) -> Option<Self> {
         let local = routes.local.as_deref()?;
-        let needs_v6_tunnel = vxlan::needs_v6_tunnel(routes, local);
-        Some(Context { backend: &routes.backend, local, host, needs_v6_tunnel })
+        let tunnels = match routes.backend {
+            BackendConf::Vxlan { vni, .. } => vxlan::device_names(vni, routes, local),
+            BackendConf::HostGw => Dual::default(),
+        };
+        Some(Context { backend: &routes.backend, local, host, tunnels })
     }
 
     fn underlay(&self, family: Family) -> Option<&'a LinkFacts> {
@@ -91,9 +94,9 @@ impl<'a> Context<'a> {
 
     fn way(&self, peer: &FabricNode, family: Family) -> Result<Way, Problem> {
         match self.backend {
-            BackendConf::Vxlan { vni, direct_routing, .. } => {
+            BackendConf::Vxlan { direct_routing, .. } => {
                 let direct = direct_routing.then(|| hostgw::neighbour(self, peer, family)).flatten();
-                direct.map_or_else(|| vxlan::way(self, *vni, peer), Ok)
+                direct.map_or_else(|| vxlan::way(self, peer), Ok)
             }
             BackendConf::HostGw => hostgw::way(self, peer, family),
         }
@@ -198,12 +201,12 @@ fn node(routes: &RoutesIntent, host: &HostFacts, objects: &mut Objects) {
     peers::membership(context.local, objects);
     for cidr in &routes.cluster_cidrs {
         let key = NetKey::Route { table: TABLE_MAIN, destination: *cidr, metric: UNREACHABLE_METRIC };
-        objects.net.insert(key, NetObject::Route(RouteSpec::Unreachable));
+        objects.net(key, NetObject::Route(RouteSpec::Unreachable));
     }
     sysctls(routes, objects);
     for cidr in &context.local.pod_cidrs {
         let key = NetKey::Rule { family: Family::of_prefix(cidr), priority: POD_TO_NODE_PREFERENCE, selector: RuleSelector::From(*cidr) };
-        objects.net.insert(key, NetObject::Rule(RuleAction::Table(TABLE_BASE)));
+        objects.net(key, NetObject::Rule(RuleAction::Table(TABLE_BASE)));
     }
     if let BackendConf::Vxlan { vni, port, .. } = context.backend {
         vxlan::devices(&context, *vni, *port, objects);
@@ -226,7 +229,7 @@ fn sysctls(routes: &RoutesIntent, objects: &mut Objects) {
 
 /// A sysctl.
 pub(crate) fn sysctl(path: &str, value: &str, objects: &mut Objects) {
-    objects.net.insert(NetKey::Sysctl(path.into()), NetObject::Sysctl(value.into()));
+    objects.net(NetKey::Sysctl(path.into()), NetObject::Sysctl(value.into()));
 }
 
 /// MTU in bytes of what pods may send to other nodes: the underlay's, less what the backend wraps around it.
@@ -236,7 +239,7 @@ pub(crate) fn mtu(routes: &RoutesIntent, host: &HostFacts) -> u32 {
     let underlays = Family::BOTH.into_iter().filter_map(|f| Some((f, context.underlay(f)?.mtu_bytes)));
     let usable = match context.backend {
         BackendConf::Vxlan { .. } => {
-            underlays.filter(|(f, _)| vxlan::uses(&context, *f)).map(|(f, mtu)| mtu.saturating_sub(vxlan::overhead(f))).min()
+            underlays.filter(|(f, _)| context.tunnels.get(*f).is_some()).map(|(f, mtu)| mtu.saturating_sub(vxlan::overhead(f))).min()
         }
         BackendConf::HostGw => underlays.map(|(_, mtu)| mtu).min(),
     };

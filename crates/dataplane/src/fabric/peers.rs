@@ -95,19 +95,19 @@ fn lower_one(context: &Context<'_>, peer: &FabricNode, objects: &mut Objects) {
         let Ok(way) = context.way(peer, family) else { continue };
         for subnet in &subnets {
             let route = route(&way, tunnel_gateway(subnet), context.source(family));
-            objects.net.insert(NetKey::Route { table: TABLE_MAIN, destination: **subnet, metric: 0 }, NetObject::Route(route));
+            objects.net(NetKey::Route { table: TABLE_MAIN, destination: **subnet, metric: 0 }, NetObject::Route(route));
         }
         let back = route(&way, tunnel_gateway(first), None);
         match &way {
             Way::Tunnel { device, outer } => {
                 for subnet in &subnets {
                     let key = NetKey::Neighbour { link: device.clone(), address: tunnel_gateway(subnet) };
-                    objects.net.insert(key, NetObject::Neighbour(peer.vtep_mac));
+                    objects.net(key, NetObject::Neighbour(peer.vtep_mac));
                 }
-                objects.net.insert(NetKey::Forwarding { link: device.clone(), mac: peer.vtep_mac }, NetObject::Forwarding(*outer));
+                objects.net(NetKey::Forwarding { link: device.clone(), mac: peer.vtep_mac }, NetObject::Forwarding(*outer));
                 if let Some(address) = peer.internal.get(family) {
                     let key = NetKey::Route { table: TABLE_BASE, destination: host_prefix(*address), metric: 0 };
-                    objects.net.insert(key, NetObject::Route(back.clone()));
+                    objects.net(key, NetObject::Route(back.clone()));
                 }
                 way_back(peer, family, back, objects);
                 returns::peer(device, peer.vtep_mac, peer.id, objects);
@@ -135,7 +135,7 @@ fn route(way: &Way, tunnel_gateway: IpAddr, source: Option<IpAddr>) -> RouteSpec
 fn way_back(peer: &FabricNode, family: Family, route: RouteSpec, objects: &mut Objects) {
     let id = u32::from(peer.id);
     let table = TABLE_BASE + id;
-    objects.net.insert(NetKey::Route { table, destination: default_prefix(family), metric: 0 }, NetObject::Route(route));
+    objects.net(NetKey::Route { table, destination: default_prefix(family), metric: 0 }, NetObject::Route(route));
     let selector = RuleSelector::Mark { value: id << PEER_MARK_SHIFT, mask: PEER_MARK_MASK };
-    objects.net.insert(NetKey::Rule { family, priority: RETURNS_PREFERENCE, selector }, NetObject::Rule(RuleAction::Table(table)));
+    objects.net(NetKey::Rule { family, priority: RETURNS_PREFERENCE, selector }, NetObject::Rule(RuleAction::Table(table)));
 }

@@ -426,7 +426,8 @@ pub struct KeyBuilder(Vec<u8>);
 impl KeyBuilder {
     /// Nothing yet.
     pub fn new() -> Self {
-        KeyBuilder::default()
+        // Room for the longest key there is (`live6`), so that it never grows.
+        KeyBuilder(Vec::with_capacity(44))
     }
 
     fn push(mut self, bytes: &[u8]) -> Self {

@@ -60,8 +60,8 @@ fn lower_one(pod: &PodIntent, sources: &Dual<IpAddr>, objects: &mut Objects) {
     for (family, ip) in pod.ips.iter() {
         let route = RouteSpec::Unicast { link: link.clone(), gateway: None, source: sources.get(family).copied(), mtu_bytes: None };
         let key = NetKey::Route { table: TABLE_MAIN, destination: (*ip).into(), metric: 0 };
-        objects.net.insert(key, NetObject::Route(route));
-        objects.net.insert(NetKey::Neighbour { link: link.clone(), address: *ip }, NetObject::Neighbour(pod.mac));
+        objects.net(key, NetObject::Route(route));
+        objects.net(NetKey::Neighbour { link: link.clone(), address: *ip }, NetObject::Neighbour(pod.mac));
         objects.member(named("src", family), KeyBuilder::new().ifname(link).mac(pod.mac).ip(*ip).build());
         objects.member(named("self", family), KeyBuilder::new().ip(*ip).ip(*ip).build());
     }
