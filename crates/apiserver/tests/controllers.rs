@@ -83,7 +83,7 @@ impl Cluster {
         if tokio::time::timeout(Duration::from_secs(30), wait).await.is_err() {
             for gr in [pods(), deployments(), slices(), GroupResource::new("apps", "replicasets"), GroupResource::core("namespaces")] {
                 for object in self.store.list(&gr, None).items {
-                    eprintln!("{gr} {}", serde_json::to_string(&object).unwrap());
+                    eprintln!("{gr} {object}");
                 }
             }
             panic!("never happened: {what}");

@@ -40,7 +40,7 @@ impl Controller for Accounts {
         vec![NAMESPACES.clone(), ACCOUNTS.clone(), CONFIG_MAPS.clone()]
     }
 
-    fn concern(&self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
+    fn concern(&mut self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
         let name = if *gr == *NAMESPACES { object::name(&event.object) } else { object::namespace(&event.object) };
         if matches!(object::name(&event.object), "default" | "kube-root-ca.crt") || *gr == *NAMESPACES {
             keys.insert((String::new(), name.to_owned()));

@@ -108,7 +108,7 @@ impl Controller for DaemonSets {
         vec![DAEMON_SETS.clone(), PODS.clone(), NODES.clone()]
     }
 
-    fn concern(&self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
+    fn concern(&mut self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
         if *gr == *DAEMON_SETS {
             keys.insert(key_of(&event.object));
         } else if *gr == *PODS {

@@ -71,7 +71,7 @@ impl Controller for Jobs {
         vec![JOBS.clone(), PODS.clone()]
     }
 
-    fn concern(&self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
+    fn concern(&mut self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
         if *gr == *JOBS {
             keys.insert(key_of(&event.object));
         } else {

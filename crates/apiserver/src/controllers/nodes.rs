@@ -54,7 +54,7 @@ impl Controller for Nodes {
         vec![NODES.clone()]
     }
 
-    fn concern(&self, _gr: &GroupResource, event: &Event, keys: &mut Keys) {
+    fn concern(&mut self, _gr: &GroupResource, event: &Event, keys: &mut Keys) {
         keys.insert((String::new(), object::name(&event.object).to_owned()));
     }
 

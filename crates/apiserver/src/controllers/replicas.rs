@@ -78,7 +78,7 @@ impl Controller for Replicas {
         vec![self.gr.clone(), PODS.clone()]
     }
 
-    fn concern(&self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
+    fn concern(&mut self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
         if *gr == self.gr {
             keys.insert(key_of(&event.object));
             return;

@@ -36,7 +36,7 @@ pub(super) trait Controller: Send + 'static {
     fn watches(&self) -> Vec<GroupResource>;
 
     /// The keys that an event concerns.
-    fn concern(&self, gr: &GroupResource, event: &Event, keys: &mut Keys);
+    fn concern(&mut self, gr: &GroupResource, event: &Event, keys: &mut Keys);
 
     /// Makes the cluster equal to what the objects say.
     fn reconcile(&mut self, key: &Key) -> Result<Next, ApiError>;

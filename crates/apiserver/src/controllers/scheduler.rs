@@ -96,7 +96,7 @@ impl Controller for Scheduler {
     }
 
     /// One key for all: pods that come together are placed together.
-    fn concern(&self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
+    fn concern(&mut self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
         if *gr == *NODES || is_waiting(&event.object) {
             keys.insert(Key::default());
         }

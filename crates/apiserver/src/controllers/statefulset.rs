@@ -124,7 +124,7 @@ impl Controller for StatefulSets {
         vec![STATEFUL_SETS.clone(), PODS.clone()]
     }
 
-    fn concern(&self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
+    fn concern(&mut self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
         if *gr == *STATEFUL_SETS {
             keys.insert(key_of(&event.object));
         } else {

@@ -225,7 +225,7 @@ impl Controller for Deployments {
         vec![DEPLOYMENTS.clone(), REPLICA_SETS.clone(), PODS.clone()]
     }
 
-    fn concern(&self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
+    fn concern(&mut self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
         if *gr == *DEPLOYMENTS {
             keys.insert(key_of(&event.object));
         } else if *gr == *REPLICA_SETS {

@@ -6,14 +6,14 @@
 //!
 //! Reference: "EndpointSlices" in the Kubernetes documentation; KEP-1672 for the conditions of terminating pods.
 
+mod index;
 mod legacy;
 mod member;
 mod slices;
 
-use std::sync::Arc;
-
 use serde_json::Value;
 
+use self::index::Index;
 use self::member::Member;
 use super::facts::{ENDPOINTS, NODES, PODS, SERVICES, SLICES, key_of};
 use super::runtime::{Controller, Key, Keys, Next};
@@ -30,11 +30,12 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Keeps the endpoints of services that select pods.
 pub(super) struct Endpoints {
     store: Store,
+    index: Index,
 }
 
 impl Endpoints {
     pub(super) fn new(store: &Store) -> Self {
-        Self { store: store.clone() }
+        Self { store: store.clone(), index: Index::default() }
     }
 
     fn members(&self, service: &Value) -> Vec<Member> {
@@ -136,8 +137,12 @@ impl Controller for Endpoints {
         vec![SERVICES.clone(), PODS.clone(), SLICES.clone()]
     }
 
-    fn concern(&self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
+    fn concern(&mut self, gr: &GroupResource, event: &Event, keys: &mut Keys) {
         if *gr == *SERVICES {
+            match event.kind {
+                EventKind::Deleted => self.index.remove(&key_of(&event.object)),
+                EventKind::Added | EventKind::Modified | EventKind::Bookmark | EventKind::Error => self.index.set(&event.object),
+            }
             keys.insert(key_of(&event.object));
         } else if *gr == *SLICES {
             // Someone else's hand on one of ours is undone.
@@ -147,13 +152,8 @@ impl Controller for Endpoints {
                 keys.insert((object::namespace(&event.object).to_owned(), service.to_owned()));
             }
         } else if pod_changed(event) {
-            let services = self.store.list(&SERVICES, Some(object::namespace(&event.object))).items;
-            let both: Vec<&Arc<Value>> = std::iter::once(&event.object).chain(&event.previous).collect();
-            for service in services.iter().filter(|service| selects_pods(service)) {
-                let selector = Selector::of_map(service.pointer("/spec/selector").unwrap_or(&Value::Null));
-                if both.iter().any(|pod| selector.matches(pod)) {
-                    keys.insert(key_of(service));
-                }
+            for pod in std::iter::once(&event.object).chain(&event.previous) {
+                keys.extend(self.index.selecting(pod));
             }
         }
     }
