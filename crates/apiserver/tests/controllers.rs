@@ -249,7 +249,10 @@ async fn a_new_template_rolls_out_within_its_bounds_and_back() {
         }
     };
     cluster.until("revision 2", revision("2")).await;
-    cluster.modify(&deployments(), "web", |d| d["spec"]["template"]["spec"]["containers"][0]["image"] = json!("one"));
+    cluster.modify(&deployments(), "web", |d| {
+        d["spec"]["template"]["spec"]["containers"][0]["image"] = json!("one");
+        d["spec"]["template"]["metadata"]["creationTimestamp"] = Value::Null; // as `kubectl rollout undo` writes it
+    });
     cluster.until("rolled back", revision("3")).await;
     assert_eq!(cluster.store.list(&GroupResource::new("apps", "replicasets"), None).items.len(), 2, "the old set serves again");
 }

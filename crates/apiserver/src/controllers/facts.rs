@@ -262,7 +262,7 @@ pub(super) fn scaled(value: Option<&Value>, total: i64, round_up: bool) -> i64 {
 /// A short, stable name for a pod template: what tells its revisions apart.
 pub(super) fn template_hash(template: &Value, salt: i64) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut hash = fnv1a(format!("{salt}/{template}").as_bytes());
+    let mut hash = fnv1a(format!("{salt}/{}", without_nulls(template)).as_bytes());
     let mut name = String::new();
     for _ in 0..10 {
         let index = usize::try_from(hash % ALPHABET.len() as u64).unwrap_or_default();
@@ -270,6 +270,18 @@ pub(super) fn template_hash(template: &Value, salt: i64) -> String {
         hash /= ALPHABET.len() as u64;
     }
     name
+}
+
+/// The value without members that are null: clients write them for what they leave out.
+pub(super) fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let members = map.iter().filter(|(_, member)| !member.is_null());
+            Value::Object(members.map(|(name, member)| (name.clone(), without_nulls(member))).collect())
+        }
+        Value::Array(list) => Value::Array(list.iter().map(without_nulls).collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
 }
 
 /// FNV-1a over 64 bits.

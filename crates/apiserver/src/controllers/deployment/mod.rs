@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::facts::{
     DEPLOYMENTS, PODS, REPLICA_SETS, claim, concern_controller, controller_ref, controller_uid, key_of, scaled, template_hash,
+    without_nulls,
 };
 use super::runtime::{Controller, Key, Keys, Next};
 use crate::error::ApiError;
@@ -98,7 +99,7 @@ fn same_template(set: &Value, template: &Value) -> bool {
     if let Some(labels) = own.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
         labels.remove(HASH);
     }
-    own == *template
+    without_nulls(&own) == without_nulls(template)
 }
 
 impl Deployments {
