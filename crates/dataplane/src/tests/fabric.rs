@@ -153,6 +153,16 @@ fn a_connection_remembers_the_node_that_handed_it_over() {
     }
 }
 
+#[test]
+fn the_outer_packet_is_not_routed_by_the_inner_ones_mark() {
+    for family in Family::BOTH {
+        let mut bench = Bench::new("pods a", family);
+        let mut packet = bench.packet("a -> out:40000/tcp reply n2");
+        assert!(bench.carry(&mut packet).starts_with("bowline.1 by gw2"));
+        assert_eq!(packet.mark, 0);
+    }
+}
+
 fn changed(change: impl FnOnce(&mut Intent)) -> Intent {
     let mut intent = base();
     change(&mut intent);

@@ -21,7 +21,12 @@ fn a_pod_without_policy_is_open_and_one_not_known_yet_is_closed() {
          n1 -> v1:80/tcp
          x -> c:80/tcp
          out -> n1:30080/tcp
-         c -> v1:80/tcp",
+         c -> v1:80/tcp
+         c -> out:80/tcp known
+         c -> n1:80/tcp known
+         out -> c:80/tcp known
+         n1 -> c:80/tcp known
+         out -> b:80/tcp known",
         expect![[r#"
             a -> b:80/tcp => bwlb: a -> b:80
             a -> c:80/tcp => drop: closed until its policy is in force
@@ -34,6 +39,11 @@ fn a_pod_without_policy_is_open_and_one_not_known_yet_is_closed() {
             x -> c:80/tcp => drop: closed until its policy is in force
             out -> n1:30080/tcp => drop: closed until its policy is in force
             c -> v1:80/tcp => bwlc: n1 -> c:80
+            c -> out:80/tcp known => drop: closed until its policy is in force
+            c -> n1:80/tcp known => drop: closed until its policy is in force
+            out -> c:80/tcp known => drop: closed until its policy is in force
+            n1 -> c:80/tcp known => drop: closed until its policy is in force
+            out -> b:80/tcp known => bwlb: out -> b:80
         "#]],
     );
 }

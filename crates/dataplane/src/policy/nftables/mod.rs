@@ -48,7 +48,9 @@ fn frame(objects: &mut Objects) {
     }
     // Packets of connections that were judged pass; a connection that is no longer allowed has been taken out of the table by the agent.
     let known = || rule().state(CT_KNOWN).accept();
-    let egress = || vec![known(), rule().iif(POD_LINKS).goto("from_pod")];
+    // Not so a pod that is closed: its address may be one that had connections before it.
+    let unready = |f| rule().iif(POD_LINKS).family(f).not_in_set(&named("ready", f), &[IifName, Saddr(f)]).goto("from_pod");
+    let egress = || Family::BOTH.into_iter().map(unready).chain([known(), rule().iif(POD_LINKS).goto("from_pod")]).collect();
     objects.base("egress", ChainKind::Filter, Hook::Forward, 0, egress());
     objects.base("egress_to_node", ChainKind::Filter, Hook::Input, 0, egress());
     objects.base("ingress", ChainKind::Filter, Hook::Forward, 1, vec![known(), rule().oif(POD_LINKS).goto("to_pod")]);
@@ -62,7 +64,7 @@ fn frame(objects: &mut Objects) {
     let to = Family::BOTH.into_iter().map(|f| list("pods_in", f, OifName, Daddr(f)));
     objects.chain("to_pod", to_itself().chain(to).chain([closed()]).collect());
     let ready = Family::BOTH.into_iter().map(|f| rule().family(f).in_set(&named("ready", f), &[OifName, Daddr(f)]).accept());
-    objects.chain("only_ready", to_itself().chain(ready).chain([closed()]).collect());
+    objects.chain("only_ready", ready.chain(to_itself()).chain([closed()]).collect());
 
     // Where a connection was cut, the next packet of either end would begin a new one in the eyes of conntrack, perhaps the other way round.
     let no_syn: Rule = rule().state(CT_NEW).tcp_not_syn().drop().saying("TCP of no connection");
