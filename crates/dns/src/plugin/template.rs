@@ -1,7 +1,7 @@
 //! `template`: answers made from the question by patterns.
 //!
-//! Of Go's templates the fields `.Name`, `.Type`, `.Class`, `.Zone`, `.Match`, `.Group.NAME`, `.Group "N"`-like `index .Match N`,
-//! `.Remote` and `.Question.Name` are known; anything else is refused when the Corefile is read.
+//! Of Go's templates the fields `.Name`, `.Type`, `.Class`, `.Zone`, `.Remote`, `.Question.Name`, `.Match`, `.Group.NAME` and their
+//! `index` forms are known; anything else is refused when the Corefile is read.
 
 use std::net::IpAddr;
 
