@@ -1,7 +1,5 @@
 //! Every problem code that Bowline prints, and what `bowline help CODE` says of it. A code is never reused.
 
-use bowline_compile::codes as compile;
-
 /// What is known of a code.
 pub(crate) struct Explained {
     /// The number after `BW`.
@@ -19,8 +17,16 @@ pub(crate) fn explain(code: &str) -> Option<String> {
     if let Some(known) = CODES.iter().find(|known| known.code == number) {
         return Some(format!("BW{number:04}: {}\n\n{}", known.title, known.text));
     }
-    let (_, text) = compile::EXPLANATIONS.iter().find(|(code, _)| *code == number)?;
+    if let Some((_, title, text)) = bowline_lab::codes::CODES.iter().find(|(code, ..)| *code == number) {
+        return Some(format!("BW{number:04}: {title}\n\n{text}"));
+    }
+    let (_, text) = compiled().find(|(code, _)| *code == number)?;
     Some(format!("BW{number:04}\n\n{text}"))
+}
+
+/// The codes of the pure rooms.
+fn compiled() -> impl Iterator<Item = (u16, &'static str)> {
+    bowline_compile::codes::EXPLANATIONS.iter().chain(bowline_dataplane::fabric::EXPLANATIONS).copied()
 }
 
 /// All codes, ascending.
@@ -76,6 +82,11 @@ pub(crate) const CODES: &[Explained] = &[
                `kubectl describe pods -n bowline-check` say what holds them up. The namespace is removed by the next run.",
     },
     Explained {
+        code: 1206,
+        title: "the health address cannot be opened",
+        text: "healthAddress names an address and port on which /healthz, /readyz and /metrics answer. It is taken, or not this machine's.",
+    },
+    Explained {
         code: 1301,
         title: "the kernel refused an object",
         text: "A link, route, rule or nftables object could not be written. The agent tries again with growing pauses; everything else\n\
@@ -111,7 +122,12 @@ mod tests {
 
     #[test]
     fn no_code_means_two_things() {
-        assert!(CODES.iter().all(|known| compile::EXPLANATIONS.iter().all(|(code, _)| *code != known.code)));
+        let labs = bowline_lab::codes::CODES.iter().map(|(code, ..)| *code);
+        let mut all: Vec<u16> = CODES.iter().map(|known| known.code).chain(compiled().map(|(code, _)| code)).chain(labs).collect();
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
     }
 
     #[test]
@@ -120,7 +136,9 @@ mod tests {
         for spelling in ["BW1101", "bw1101", "1101"] {
             assert!(explain(spelling).is_some_and(|text| text.starts_with("BW1101")));
         }
-        assert!(explain("BW4001").is_some(), "the compiler's codes are known too");
+        for other in ["BW4001", "BW2010", "BW1001"] {
+            assert!(explain(other).is_some(), "{other}: the other rooms' codes are known too");
+        }
         assert!(explain("BW9999").is_none() && explain("101").is_none());
     }
 }

@@ -64,7 +64,11 @@ fn main() -> ExitCode {
     if std::path::Path::new(&called_as).file_name().is_some_and(|name| name == "bowline-cni") {
         return bowline_cni::plugin_main();
     }
-    let cli = match Cli::try_parse() {
+    let mut words: Vec<_> = std::env::args_os().collect();
+    if words.get(1).is_some_and(|word| word == "dns") {
+        words = bowline_dns::from_go_style(words);
+    }
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();

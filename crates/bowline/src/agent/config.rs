@@ -59,6 +59,15 @@ pub(crate) enum ServiceMode {
     Nftables,
 }
 
+impl ServiceMode {
+    /// The mode in one word, as it is chosen.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            ServiceMode::Nftables => "nftables",
+        }
+    }
+}
+
 /// How the plugin's executable gets into the runtime's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]

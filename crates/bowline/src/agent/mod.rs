@@ -7,6 +7,7 @@ mod apply;
 mod attachments;
 mod cni_server;
 mod config;
+mod health;
 mod host;
 pub(crate) mod install;
 mod reap;
@@ -63,7 +64,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     tasks.spawn(turn.run());
 
     let kernel = start_kernel_thread(&config, applied_to, published.clone(), &stop)?;
-    let teller = Teller { node: config.node_name.clone(), backend: config.backend.clone(), published, applied, started };
+    let teller = Teller { node: config.node_name.clone(), backend: config.backend.clone(), mode: config.service_mode, published, applied, started };
     let status_socket = listen(&config.run_dir.join("agent.sock"))?;
     tokio::spawn(teller.clone().serve(tokio::net::UnixListener::from_std({
         status_socket.set_nonblocking(true)?;
@@ -71,6 +72,12 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     })?));
     serve_names(&config, names, &stop, &tasks)?;
     serve_cni(&config, &cni)?;
+    // Deletions that came while no agent was there; the collector takes up what cannot be finished yet.
+    let server = cni.clone();
+    tasks.spawn_blocking(move || server.replay_journal());
+    if let Some(address) = config.health_address {
+        health::serve(address, teller.clone(), &stop, &tasks).await?;
+    }
 
     let client = crate::watch::client(config.kubeconfig.as_deref()).await.map_err(|error| {
         let place = config.kubeconfig.as_ref().map_or("the pod's service account".to_owned(), |p| p.display().to_string());

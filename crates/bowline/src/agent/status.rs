@@ -12,6 +12,7 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use super::apply::Applied;
+use super::config::ServiceMode;
 use super::turn::{Counts, Published};
 
 /// One node as its agent sees it.
@@ -59,6 +60,8 @@ pub(crate) struct Teller {
     pub(crate) node: String,
     /// Its backend.
     pub(crate) backend: BackendConf,
+    /// How services are served.
+    pub(crate) mode: ServiceMode,
     /// From the turn.
     pub(crate) published: watch::Receiver<Published>,
     /// From the kernel thread.
@@ -86,7 +89,7 @@ impl Teller {
             node: self.node.clone(),
             state: state.into(),
             backend: backend_word(&self.backend).into(),
-            mode: "nftables".into(),
+            mode: self.mode.word().into(),
             pods: applied.intent.pods.pods.len(),
             synced,
             revision: published.intent.revision,
