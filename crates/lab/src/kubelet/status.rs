@@ -1,0 +1,188 @@
+//! A pod's status, made from the states of its containers; pure but for the clock.
+
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::env::Facts;
+
+/// The time in the API's form.
+pub(super) fn now() -> String {
+    OffsetDateTime::now_utc()
+        .replace_nanosecond(0)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
+}
+
+/// How a container is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    /// Not running, to be run.
+    Waiting {
+        /// One word.
+        reason: &'static str,
+        /// More words.
+        message: String,
+    },
+    /// Running.
+    Running {
+        /// Its process in the lab.
+        pid: u32,
+        /// Since when.
+        since: String,
+    },
+    /// Not running, not to be run again for now.
+    Ended(Exit),
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Exit {
+    /// Its exit code; 128 and the number of a signal.
+    pub(super) code: i32,
+    /// When it began.
+    pub(super) since: String,
+    /// When it ended.
+    pub(super) at: String,
+}
+
+/// A container's part of the status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ContainerStatus {
+    /// Its name.
+    pub(super) name: String,
+    /// Its image.
+    pub(super) image: String,
+    /// Whether it is run to its end before the others begin.
+    pub(super) init: bool,
+    /// How it is.
+    pub(super) state: State,
+    /// How it ended before.
+    pub(super) last: Option<Exit>,
+    /// Whether it may be sent work.
+    pub(super) ready: bool,
+    /// How often it was started again.
+    pub(super) restarts: i32,
+    /// Whether it will be started again if it is not running.
+    pub(super) comes_back: bool,
+}
+
+impl ContainerStatus {
+    fn json(&self, container_id: &str) -> Value {
+        let exit = |exit: &Exit| {
+            json!({"exitCode": exit.code, "reason": if exit.code == 0 { "Completed" } else { "Error" },
+                   "startedAt": exit.since, "finishedAt": exit.at, "containerID": format!("lab://{container_id}")})
+        };
+        let state = match &self.state {
+            State::Waiting { reason, message } => json!({"waiting": {"reason": reason, "message": message}}),
+            State::Running { since, .. } => json!({"running": {"startedAt": since}}),
+            State::Ended(how) => json!({"terminated": exit(how)}),
+        };
+        let last = self.last.as_ref().map_or(json!({}), |last| json!({"terminated": exit(last)}));
+        json!({
+            "name": self.name, "image": self.image, "imageID": "", "containerID": format!("lab://{container_id}-{}", self.name),
+            "state": state, "lastState": last, "ready": self.ready, "restartCount": self.restarts,
+            "started": matches!(self.state, State::Running { .. }),
+        })
+    }
+}
+
+/// What is known of a pod.
+#[derive(Debug, Clone)]
+pub(super) struct PodState<'a> {
+    /// Its containers, those that run first first.
+    pub(super) containers: &'a [ContainerStatus],
+    /// Its addresses.
+    pub(super) facts: &'a Facts,
+    /// Since when it has been on this node.
+    pub(super) since: &'a str,
+    /// Its sandbox.
+    pub(super) sandbox: &'a str,
+}
+
+impl PodState<'_> {
+    fn phase(&self) -> &'static str {
+        let main = || self.containers.iter().filter(|container| !container.init);
+        let ended = |container: &ContainerStatus| matches!(container.state, State::Ended(_)) && !container.comes_back;
+        let failed = |container: &ContainerStatus| matches!(&container.state, State::Ended(exit) if exit.code != 0);
+        if self.containers.iter().any(|container| container.init && ended(container) && failed(container)) {
+            return "Failed";
+        }
+        if main().all(ended) {
+            return if main().any(failed) { "Failed" } else { "Succeeded" };
+        }
+        let begun = main().all(|c| !matches!(c.state, State::Waiting { reason: "ContainerCreating" | "PodInitializing", .. }));
+        if begun { "Running" } else { "Pending" }
+    }
+
+    /// The status as the API has it. Conditions that did not change keep their time.
+    pub(super) fn json(&self, pod: &Pod) -> Value {
+        let phase = self.phase();
+        let initialized = self.containers.iter().filter(|c| c.init).all(|c| matches!(&c.state, State::Ended(exit) if exit.code == 0));
+        let ready = self.containers.iter().filter(|c| !c.init).all(|c| c.ready) && phase == "Running";
+        let condition = |kind: &str, good: bool, reason: Option<&str>| {
+            let status = if good { "True" } else { "False" };
+            let old = pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == kind && c.status == status);
+            let since = old.and_then(|old| serde_json::to_value(&old.last_transition_time).ok()).unwrap_or_else(|| json!(now()));
+            json!({"type": kind, "status": status, "lastTransitionTime": since, "reason": reason})
+        };
+        let not_ready = if phase == "Succeeded" { "PodCompleted" } else { "ContainersNotReady" };
+        let reason = (!ready).then_some(not_ready);
+        let statuses = |init: bool| self.containers.iter().filter(|c| c.init == init).map(|c| c.json(self.sandbox)).collect::<Vec<_>>();
+        let addresses = |all: &[String]| all.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>();
+        json!({
+            "phase": phase,
+            "conditions": [
+                condition("PodReadyToStartContainers", !self.facts.pod_ips.is_empty(), None),
+                condition("Initialized", initialized, (!initialized).then_some("ContainersNotInitialized")),
+                condition("Ready", ready, reason),
+                condition("ContainersReady", ready, reason),
+                condition("PodScheduled", true, None),
+            ],
+            "hostIP": self.facts.host_ips.first(),
+            "hostIPs": addresses(&self.facts.host_ips),
+            "podIP": self.facts.pod_ips.first(),
+            "podIPs": if self.facts.pod_ips.is_empty() { Value::Null } else { json!(addresses(&self.facts.pod_ips)) },
+            "startTime": self.since,
+            "initContainerStatuses": statuses(true),
+            "containerStatuses": statuses(false),
+            "qosClass": "BestEffort",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
+    use super::*;
+
+    fn container(state: State, ready: bool, comes_back: bool) -> ContainerStatus {
+        ContainerStatus { name: "c".into(), image: "i".into(), init: false, state, last: None, ready, restarts: 0, comes_back }
+    }
+
+    fn ended(code: i32) -> State {
+        State::Ended(Exit { code, since: now(), at: now() })
+    }
+
+    fn check(containers: &[ContainerStatus], phase: &str, ready: &str) {
+        let facts = Facts { pod_ips: vec!["10.0.0.1".into()], host_ips: vec![] };
+        let state = PodState { containers, facts: &facts, since: "", sandbox: "s" };
+        let json = state.json(&Pod::default());
+        assert_eq!(json["phase"], phase);
+        let condition = json["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap();
+        assert_eq!(condition["status"], ready);
+    }
+
+    #[test]
+    fn phases() {
+        let running = State::Running { pid: 1, since: now() };
+        check(&[container(State::Waiting { reason: "ContainerCreating", message: String::new() }, false, true)], "Pending", "False");
+        check(&[container(running.clone(), true, true)], "Running", "True");
+        check(&[container(running.clone(), true, true), container(running, false, true)], "Running", "False");
+        check(&[container(ended(1), false, true)], "Running", "False");
+        check(&[container(ended(1), false, false)], "Failed", "False");
+        check(&[container(ended(0), false, false)], "Succeeded", "False");
+    }
+}
