@@ -149,24 +149,6 @@ fn names_follow_from_the_key() {
     assert!(name.len() == 14 && name.starts_with("bwl") && name[3..].bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
 }
 
-#[test]
-fn an_attachment_is_read_back() {
-    let attachment = Attachment {
-        network: "bowline".into(),
-        container_id: "c1".into(),
-        ifname: "eth0".into(),
-        pod: Some(PodRef { namespace: "shop".into(), name: "web".into(), uid: None }),
-        netns: "/run/netns/x".into(),
-        ips: Dual { v4: Some(ip("10.0.0.2")), v6: Some(ip("fd00::2")) },
-        host_ifname: host_ifname(&key(1)),
-        mac: pod_mac(&key(1)),
-        host_ports: vec![HostPort { protocol: bowline_model::Protocol::Tcp, host_ip: None, host_port: 80, container_port: 8080 }],
-    };
-    let text = serde_json::to_string(&attachment).unwrap();
-    assert_eq!(serde_json::from_str::<Attachment>(&text).unwrap(), attachment);
-    assert_eq!(attachment.key(), key(1));
-}
-
 #[derive(Debug, Clone)]
 enum Step {
     Allocate(u32),
