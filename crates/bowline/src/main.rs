@@ -2,11 +2,14 @@
 //!
 //! Under the name `bowline-cni` the same executable is the CNI plugin; everything else is a subcommand.
 
+#![allow(clippy::disallowed_methods, reason = "the binary is where time, processes and the environment are met")]
+
 mod agent;
 mod codes;
 mod commands;
 mod watch;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -122,7 +125,7 @@ fn help(words: &[String]) -> ExitCode {
     if let [code] = words
         && let Some(text) = codes::explain(code)
     {
-        println!("{text}");
+        let _ = writeln!(std::io::stdout(), "{text}");
         return ExitCode::SUCCESS;
     }
     let mut command = Cli::command();

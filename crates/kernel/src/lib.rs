@@ -2,6 +2,7 @@
 //!
 //! Everything here is blocking and belongs on a thread of its own. `unsafe` occurs in `sys` only. Nothing here decides what the objects
 //! should be.
+#![allow(clippy::disallowed_methods, reason = "drivers wait on sockets with deadlines")]
 
 pub mod conntrack;
 pub mod crash;

@@ -5,6 +5,7 @@
 //!
 //! Invariants: the root namespace gets no link, route, rule or sysctl; no file of the machine is written but under
 //! `/run/bowline-lab/NAME`; all processes are in one process namespace, so killing its first ends them all.
+#![allow(clippy::disallowed_methods, reason = "it drives processes and waits for them")]
 
 mod cli;
 pub mod codes;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bowline_dataplane::HostFacts;
@@ -69,12 +70,43 @@ pub(crate) struct Applier {
     applied: watch::Sender<Applied>,
 }
 
+/// What the kernel told of others' changes since the last look.
+#[derive(Debug, Default)]
+pub(crate) struct Foreign {
+    /// Of links, addresses, routes, neighbours or routing rules.
+    pub(crate) net: AtomicBool,
+    /// Of nftables objects.
+    pub(crate) nft: AtomicBool,
+    /// Rings after either.
+    pub(crate) bell: Notify,
+}
+
+impl Foreign {
+    /// How the two drivers should look: at the kernel where something was told of, else at the shadow.
+    fn take(&self) -> Looks {
+        let look = |flag: &AtomicBool| if flag.swap(false, Ordering::Relaxed) { SyncMode::Full } else { SyncMode::Shadow };
+        Looks { nft: look(&self.nft), net: look(&self.net) }
+    }
+}
+
+/// How a turn looks at each driver's objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Looks {
+    nft: SyncMode,
+    net: SyncMode,
+}
+
+impl Looks {
+    const FULL: Looks = Looks { nft: SyncMode::Full, net: SyncMode::Full };
+    const SHADOW: Looks = Looks { nft: SyncMode::Shadow, net: SyncMode::Shadow };
+}
+
 /// What wakes the thread.
 pub(crate) struct Wakes {
     /// New intents.
     pub(crate) published: watch::Receiver<Published>,
-    /// Somebody changed links, routes or rules.
-    pub(crate) foreign: Arc<Notify>,
+    /// Somebody else changed something.
+    pub(crate) foreign: Arc<Foreign>,
     /// The end.
     pub(crate) stop: CancellationToken,
 }
@@ -84,7 +116,6 @@ impl Applier {
     ///
     /// # Errors
     /// When the kernel gives no netlink socket.
-    #[expect(clippy::disallowed_methods, reason = "the kernel thread keeps time for the pauses between attempts")]
     pub(crate) fn open(iface: Option<String>, applied: watch::Sender<Applied>) -> anyhow::Result<Applier> {
         Ok(Applier {
             nft: Reconciler::new(NftDriver::open()?),
@@ -98,58 +129,64 @@ impl Applier {
         })
     }
 
+    /// The ports under which the kernel tells of what this thread itself changes.
+    pub(crate) fn own_ports(&mut self) -> [u32; 2] {
+        [self.nft.driver().port(), self.net.driver().netlink().port()]
+    }
+
     /// Works until the end is called. Blocks; belongs on a thread of its own.
     pub(crate) fn run(mut self, runtime: &tokio::runtime::Handle, mut wakes: Wakes) {
         let mut read_back_at = self.now_ms() + ms(READ_BACK_EVERY);
-        let mut how = SyncMode::Full;
+        let mut hint_at: Option<u64> = None;
+        let mut looks = Looks::FULL;
         loop {
             let published = wakes.published.borrow_and_update().clone();
             if published.synced {
-                self.turn(&published.intent, how);
-                how = SyncMode::Shadow;
+                self.turn(&published.intent, looks);
+                looks = Looks::SHADOW;
             }
-            let retry_at = [self.nft.next_retry_ms(), self.net.next_retry_ms()].into_iter().flatten().min();
+            let retry_at = [self.nft.next_retry_ms(), self.net.next_retry_ms(), hint_at].into_iter().flatten().min();
             let until = retry_at.map_or(read_back_at, |at| at.min(read_back_at));
             let pause = Duration::from_millis(until.saturating_sub(self.now_ms()));
             let woken = runtime.block_on(async {
                 tokio::select! {
                     () = wakes.stop.cancelled() => None,
                     changed = wakes.published.changed() => changed.ok().map(|()| false),
-                    () = wakes.foreign.notified() => Some(true),
+                    () = wakes.foreign.bell.notified() => Some(true),
                     () = tokio::time::sleep(pause) => Some(false),
                 }
             });
             match woken {
                 None => return,
-                // Our own writes are heard too: one look a second serves all of them.
-                Some(true) => read_back_at = read_back_at.min(self.now_ms() + ms(HINT_SETTLES)),
+                // One look a second serves a burst of hints.
+                Some(true) => hint_at = hint_at.or(Some(self.now_ms() + ms(HINT_SETTLES))),
                 Some(false) => {}
             }
-            if self.now_ms() >= read_back_at {
-                how = SyncMode::Full;
-            }
-            if how == SyncMode::Full {
-                read_back_at = self.now_ms() + ms(READ_BACK_EVERY);
+            let now = self.now_ms();
+            if now >= read_back_at {
+                (looks, read_back_at, hint_at) = (Looks::FULL, now + ms(READ_BACK_EVERY), None);
+            } else if published.synced && hint_at.is_some_and(|at| now >= at) {
+                (looks, hint_at) = (wakes.foreign.take(), None);
             }
         }
     }
 
-    fn turn(&mut self, intent: &Arc<Intent>, how: SyncMode) {
+    fn turn(&mut self, intent: &Arc<Intent>, looks: Looks) {
         let before = self.now_us();
-        self.want(intent, how);
+        self.want(intent, looks.net);
         let now = self.now_ms();
-        let rules = self.nft.sync(how, now);
+        let rules = self.nft.sync(looks.nft, now);
         // Links and routes after the rules that guard them.
-        let routes = self.net.sync(how, now);
+        let routes = self.net.sync(looks.net, now);
         let old = std::mem::replace(&mut self.lowered, intent.clone());
         reap::reap(&old, intent);
         self.tell(&rules, &routes, before);
     }
 
     /// Turns the intent into wanted objects: the difference, or everything anew where the host itself has changed.
-    fn want(&mut self, intent: &Arc<Intent>, how: SyncMode) {
+    fn want(&mut self, intent: &Arc<Intent>, look: SyncMode) {
         let mut host_problems = Vec::new();
-        let host = if how == SyncMode::Full || self.lowered.routes != intent.routes {
+        let host = if look == SyncMode::Full || self.lowered.routes != intent.routes {
             host::read(self.iface.as_deref(), &intent.routes, &self.host).into_value(&mut host_problems)
         } else {
             self.host.clone()

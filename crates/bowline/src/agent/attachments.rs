@@ -29,6 +29,14 @@ pub(crate) struct Record {
     pub(crate) intent: PodIntent,
 }
 
+/// What a directory of records holds.
+pub(crate) struct Loaded {
+    /// The records that can be read.
+    pub(crate) records: Vec<Record>,
+    /// The files that cannot, with the reason.
+    pub(crate) unreadable: Vec<(PathBuf, String)>,
+}
+
 /// The directory of records.
 #[derive(Debug, Clone)]
 pub(crate) struct Records {
@@ -46,11 +54,11 @@ impl Records {
         Ok(Records { directory })
     }
 
-    /// Every record that can be read, and the files that cannot, with the reason.
+    /// Everything that is written down.
     ///
     /// # Errors
     /// When the directory itself cannot be read.
-    pub(crate) fn load(&self) -> io::Result<(Vec<Record>, Vec<(PathBuf, String)>)> {
+    pub(crate) fn load(&self) -> io::Result<Loaded> {
         let (mut records, mut unreadable) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
@@ -64,7 +72,7 @@ impl Records {
                 Err(reason) => unreadable.push((path, reason)),
             }
         }
-        Ok((records, unreadable))
+        Ok(Loaded { records, unreadable })
     }
 
     /// Writes a record by temporary file, fsync and rename.
@@ -132,9 +140,9 @@ mod tests {
         fs::write(dir.path().join("attachments/bwl4.json"), "{").unwrap();
         records.remove("bwl2").unwrap();
         records.remove("bwl2").unwrap();
-        let (good, bad) = Records::open(dir.path()).unwrap().load().unwrap();
-        assert_eq!(good, [record("bwl1")]);
-        assert_eq!(bad.len(), 1);
+        let loaded = Records::open(dir.path()).unwrap().load().unwrap();
+        assert_eq!(loaded.records, [record("bwl1")]);
+        assert_eq!(loaded.unreadable.len(), 1);
         assert!(!dir.path().join("attachments/bwl3.tmp").exists());
     }
 }

@@ -76,13 +76,13 @@ impl CniServer {
     /// When the state directory cannot be used.
     pub(crate) async fn open(state_dir: &std::path::Path, channels: Channels) -> io::Result<CniServer> {
         let records = Records::open(state_dir)?;
-        let (loaded, unreadable) = records.load()?;
-        for (path, reason) in unreadable {
+        let loaded = records.load()?;
+        for (path, reason) in loaded.unreadable {
             tracing::warn!(path = %path.display(), reason, "attachment record unreadable, left aside");
         }
         let mut held = std::collections::BTreeMap::new();
         let mut pool = Pool::default();
-        for record in loaded {
+        for record in loaded.records {
             let key = AttachmentKey::new(&record.container_id, &record.ifname);
             if let Err(error) = pool.restore(&key, record.intent.ips) {
                 tracing::warn!(%error, container = record.container_id, "attachment of a former life not taken up");

@@ -17,6 +17,7 @@ mod turn;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -25,13 +26,13 @@ use bowline_dns::FeedServer;
 use bowline_kernel::watch::ForeignChanges;
 use bowline_model::Problem;
 use bowline_model::intent::dns::DnsIntent;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use config::{AgentArgs, AgentConfig};
 
-use apply::{Applied, Applier, Wakes};
+use apply::{Applied, Applier, Foreign, Wakes};
 use cni_server::{Channels, CniServer};
 use status::Teller;
 use turn::{CHANNEL_CHANGES, Published, Turn};
@@ -46,7 +47,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(8);
 ///
 /// # Errors
 /// When settings, sockets or the kernel's own sockets cannot be used; everything later is tried again instead.
-#[expect(clippy::disallowed_methods, reason = "the agent's age is shown to people")]
 pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let config = AgentConfig::load(&args).map_err(anyhow::Error::msg)?;
     let started = Instant::now();
@@ -140,9 +140,9 @@ fn start_kernel_thread(
     published: watch::Receiver<Published>,
     stop: &CancellationToken,
 ) -> anyhow::Result<std::thread::JoinHandle<()>> {
-    let foreign = Arc::new(Notify::new());
-    listen_to_kernel(foreign.clone(), stop.clone())?;
-    let applier = Applier::open(config.iface.clone(), applied).context("netlink")?;
+    let foreign = Arc::<Foreign>::default();
+    let mut applier = Applier::open(config.iface.clone(), applied).context("netlink")?;
+    listen_to_kernel(foreign.clone(), &applier.own_ports(), stop.clone())?;
     let wakes = Wakes { published, foreign, stop: stop.clone() };
     let runtime = tokio::runtime::Handle::current();
     Ok(std::thread::Builder::new().name("kernel".into()).spawn(move || applier.run(&runtime, wakes))?)
@@ -216,12 +216,17 @@ async fn keep_house(config: AgentConfig, teller: Teller, cni: Arc<CniServer>, st
 }
 
 /// Waits on the kernel's notifications on a thread of its own; each is only a hint to read back.
-fn listen_to_kernel(foreign: Arc<Notify>, stop: CancellationToken) -> anyhow::Result<()> {
+fn listen_to_kernel(foreign: Arc<Foreign>, own_ports: &[u32], stop: CancellationToken) -> anyhow::Result<()> {
     let mut changes = ForeignChanges::open().context("netlink notifications")?;
+    own_ports.iter().for_each(|port| changes.ignore_port(*port));
     std::thread::Builder::new().name("kernel-watch".into()).spawn(move || {
         while !stop.is_cancelled() {
             match changes.wait(Duration::from_secs(1)) {
-                Ok(changed) if changed.any() => foreign.notify_one(),
+                Ok(changed) if changed.any() => {
+                    foreign.net.fetch_or(changed.net, Ordering::Relaxed);
+                    foreign.nft.fetch_or(changed.nft, Ordering::Relaxed);
+                    foreign.bell.notify_one();
+                }
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, "kernel notifications ended; the slow timer goes on");

@@ -91,7 +91,7 @@ impl<'a> Datagrams<'a> {
         let (ip, Some(backend_port)) = entry.backend() else { return false };
         let backend = Endpoint { ip, port: backend_port };
         if let Some(endpoints) = self.vips.get(&(to, port)) {
-            return !endpoints.contains(&backend) && !(endpoints.is_empty() && !entry.is_dnat());
+            return !endpoints.contains(&backend) && (!endpoints.is_empty() || entry.is_dnat());
         }
         match self.node_ports.get(&port) {
             Some(endpoints) if own.node.contains(&to) => entry.is_dnat() && !endpoints.contains(&&backend),

@@ -113,6 +113,11 @@ impl NftDriver {
         namespace.run(NftDriver::open).map_err(|error| NftError::Namespace { reason: error.to_string() })?
     }
 
+    /// The port that notifications of this driver's changes carry, for [`crate::watch::ForeignChanges::ignore_port`].
+    pub fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
     /// Removes the table with all in it. An absent table is fine.
     ///
     /// # Errors

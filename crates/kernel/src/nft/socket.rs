@@ -40,6 +40,12 @@ pub(super) struct NftSocket {
 
 impl NftSocket {
     /// Opens one in the calling thread's network namespace.
+    /// The port that the kernel's notifications name for what is sent here; 0 if the kernel does not say.
+    pub(super) fn port(&self) -> u32 {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address).map_or(0, |()| address.port_number())
+    }
+
     pub(super) fn open() -> Result<Self, NftError> {
         let failed = |operation| move |error: std::io::Error| socket_error(operation, &error);
         let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed("open"))?;

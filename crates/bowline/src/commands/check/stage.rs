@@ -130,13 +130,13 @@ impl Stage {
         let service = api(&client, "", "v1", "Service", true).get("echo").await?;
         let spec = service.data.get("spec").cloned().unwrap_or_default();
         let port = |protocol: &str| {
-            let ports = spec["ports"].as_array().into_iter().flatten();
-            ports.filter(|p| p["protocol"] == protocol).find_map(|p| u16::try_from(p["nodePort"].as_u64()?).ok())
+            let ports = at(&spec, "/ports").as_array().into_iter().flatten();
+            ports.filter(|p| *at(p, "/protocol") == protocol).find_map(|p| u16::try_from(at(p, "/nodePort").as_u64()?).ok())
         };
         Ok(Stage {
             lab: lab.to_owned(),
             node_port: port("TCP").context("the service got no node port")?,
-            service: addresses(&spec["clusterIPs"], None),
+            service: addresses(at(&spec, "/clusterIPs"), None),
             client,
             pods,
             nodes,
@@ -204,15 +204,20 @@ async fn create(client: &Client, namespaced: bool, object: Value) -> Result<()> 
 
 async fn list_nodes(client: &Client) -> Result<Vec<Node>> {
     let list = api(client, "", "v1", "Node", false).list(&ListParams::default()).await?;
-    Ok(list.iter().map(|n| Node { name: n.name_any(), ips: addresses(&n.data["status"]["addresses"], Some("InternalIP")) }).collect())
+    Ok(list.iter().map(|n| Node { name: n.name_any(), ips: addresses(at(&n.data, "/status/addresses"), Some("InternalIP")) }).collect())
+}
+
+/// The value at a JSON pointer (RFC 6901), null where there is none.
+fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
+    value.pointer(pointer).unwrap_or(&Value::Null)
 }
 
 /// Addresses of a list of strings, of `{ip}` or of `{type, address}`.
 fn addresses(list: &Value, kind: Option<&str>) -> Vec<IpAddr> {
     let entries = list.as_array().into_iter().flatten();
     entries
-        .filter(|e| kind.is_none_or(|k| e["type"] == k))
-        .filter_map(|e| e.as_str().or(e["ip"].as_str()).or(e["address"].as_str())?.parse().ok())
+        .filter(|e| kind.is_none_or(|k| *at(e, "/type") == k))
+        .filter_map(|e| e.as_str().or(at(e, "/ip").as_str()).or(at(e, "/address").as_str())?.parse().ok())
         .collect()
 }
 
@@ -228,14 +233,14 @@ async fn wait_ready(client: &Client, wanted: usize) -> Result<Vec<Pod>> {
         .iter()
         .map(|p| Pod {
             name: p.name_any(),
-            node: p.data["spec"]["nodeName"].as_str().unwrap_or_default().to_owned(),
-            ips: addresses(&p.data["status"]["podIPs"], None),
+            node: at(&p.data, "/spec/nodeName").as_str().unwrap_or_default().to_owned(),
+            ips: addresses(at(&p.data, "/status/podIPs"), None),
         })
         .collect();
     if found.len() == wanted { Ok(found) } else { bail!("{} pods where {wanted} were made", found.len()) }
 }
 
 fn is_ready(pod: Option<&DynamicObject>) -> bool {
-    let conditions = pod.and_then(|p| p.data["status"]["conditions"].as_array());
-    conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+    let conditions = pod.and_then(|p| at(&p.data, "/status/conditions").as_array());
+    conditions.is_some_and(|all| all.iter().any(|c| *at(c, "/type") == "Ready" && *at(c, "/status") == "True"))
 }
