@@ -2,6 +2,7 @@
 //! A test that is killed takes its labs with it.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -141,11 +142,10 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         // A failing test keeps what the agents said: the lab's files go with it.
-        if std::thread::panicking() {
-            if let Ok(logs) = self.command(&["logs"]).output() {
-                use std::io::Write;
-                let _ = std::io::stderr().write_all(&logs.stdout);
-            }
+        if std::thread::panicking()
+            && let Ok(logs) = self.command(&["logs"]).output()
+        {
+            let _ = std::io::stderr().write_all(&logs.stdout);
         }
         let _ = self.down();
     }

@@ -73,10 +73,7 @@ impl Network {
             None => vec![fields],
             Some(Value::Array(plugins)) => plugins
                 .into_iter()
-                .map(|plugin| match plugin {
-                    Value::Object(plugin) => Ok(plugin),
-                    _ => bail!("a plugin is not an object"),
-                })
+                .map(|plugin| serde_json::from_value(plugin).context("a plugin is not an object"))
                 .collect::<Result<_>>()?,
             Some(_) => bail!("plugins is not a list"),
         };

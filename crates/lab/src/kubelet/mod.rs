@@ -8,6 +8,7 @@ mod container;
 mod env;
 mod image;
 mod node;
+mod offer;
 mod pod;
 mod probe;
 mod status;

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use rustix::process::{Pid, Signal};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use super::cni::{self, Attachment};
@@ -21,7 +21,7 @@ use super::container::{self, Started};
 use super::env::{Env, Facts};
 use super::probe::{self, Subject};
 use super::status::{self, ContainerStatus, Exit, PodState, State};
-use super::{Desired, Kubelet, volumes};
+use super::{Desired, Kubelet, offer, volumes};
 use crate::daemon::PodPlace;
 use crate::holder::{Holder, Holding, Kind};
 
@@ -227,7 +227,7 @@ impl Worker {
                 sandbox.id,
                 self.pod.metadata.uid.as_deref().unwrap_or_default(),
             ),
-            runtime: runtime_config(&self.pod)?,
+            runtime: offer::runtime_config(&self.pod)?,
             result: None,
         };
         // Even an ADD that fails may have done something: from here on there will be a DEL.
@@ -313,10 +313,10 @@ impl Worker {
         match happening {
             Happening::Exited { index, pid, code } => self.exited(index, pid, code),
             Happening::Probed { index, pid, ready } => {
-                if let Some(container) = self.containers.get_mut(index) {
-                    if matches!(container.state, State::Running { pid: now, .. } if now == pid) {
-                        container.ready = ready;
-                    }
+                if let Some(container) = self.containers.get_mut(index)
+                    && matches!(container.state, State::Running { pid: now, .. } if now == pid)
+                {
+                    container.ready = ready;
                 }
             }
             Happening::RestartDue { index } => {
@@ -359,7 +359,17 @@ impl Worker {
         let primary = self.facts.pod_ips.first().and_then(|ip| ip.parse().ok());
         let probing = spec.readiness_probe.clone().zip(primary).map(|(wanted, ip)| {
             let subject = Subject { container: spec, ip, pid, cgroup: sandbox.cgroup.clone(), env };
-            tokio::spawn(keep_probing(Arc::clone(&self.kubelet), wanted, subject, index, happenings.clone()))
+            {
+                let (kubelet, happenings) = (Arc::clone(&self.kubelet), happenings.clone());
+                tokio::spawn(async move {
+                    let tell = |ready| {
+                        let happenings = happenings.clone();
+                        // One that is not heard is of a pod that ends.
+                        async move { drop(happenings.send(Happening::Probed { index, pid, ready }).await) }
+                    };
+                    probe::keep(&kubelet, &wanted, &subject, tell).await;
+                })
+            }
         });
         tokio::spawn(async move {
             let code = child.wait().await.map_or(255, container::exit_code);
@@ -424,7 +434,7 @@ impl Worker {
     async fn report(&mut self) {
         let state = PodState { containers: &self.containers, facts: &self.facts, since: &self.since, sandbox: "pod" };
         let body = state.json(&self.pod);
-        let seen = without_times(&body);
+        let seen = status::without_times(&body);
         if seen == self.reported {
             return;
         }
@@ -504,11 +514,11 @@ impl Worker {
             match self.happenings.1.recv().await {
                 Some(Happening::Exited { index, pid, code }) => {
                     let now = self.containers.get(index).map(|container| container.state.clone());
-                    if let (Some(State::Running { pid: now, since }), Some(container)) = (now, self.containers.get_mut(index)) {
-                        if now == pid {
-                            container.state = State::Ended(Exit { code, since, at: status::now() });
-                            container.ready = false;
-                        }
+                    if let (Some(State::Running { pid: now, since }), Some(container)) = (now, self.containers.get_mut(index))
+                        && now == pid
+                    {
+                        container.state = State::Ended(Exit { code, since, at: status::now() });
+                        container.ready = false;
                     }
                 }
                 Some(Happening::Probed { .. } | Happening::RestartDue { .. }) => {}
@@ -568,36 +578,6 @@ impl Worker {
     }
 }
 
-async fn keep_probing(
-    kubelet: Arc<Kubelet>,
-    wanted: k8s_openapi::api::core::v1::Probe,
-    subject: Subject,
-    index: usize,
-    happenings: mpsc::Sender<Happening>,
-) {
-    tokio::time::sleep(probe::initial_delay(&wanted)).await;
-    let threshold = |wanted: Option<i32>, default: i32| wanted.unwrap_or(default).max(1);
-    let (mut ready, mut good, mut bad) = (false, 0, 0);
-    loop {
-        match probe::attempt(&kubelet, &wanted, &subject).await {
-            Ok(()) => (good, bad) = (good + 1, 0),
-            Err(error) => {
-                tracing::debug!(container = subject.container.name, error = format!("{error:#}"), "probe failed");
-                (good, bad) = (0, bad + 1);
-            }
-        }
-        let now = if ready { bad < threshold(wanted.failure_threshold, 3) } else { good >= threshold(wanted.success_threshold, 1) };
-        if now != ready {
-            ready = now;
-            let said = Happening::Probed { index, pid: subject.pid, ready };
-            if happenings.send(said).await.is_err() {
-                return;
-            }
-        }
-        tokio::time::sleep(probe::period(&wanted, ready)).await;
-    }
-}
-
 fn signal(pids: &[u32], signal: Signal) {
     for pid in pids {
         if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
@@ -609,102 +589,4 @@ fn signal(pids: &[u32], signal: Signal) {
 
 fn random() -> u64 {
     rand::random()
-}
-
-/// A status without the times in it: two that differ in nothing else need not be written twice.
-fn without_times(body: &Value) -> Value {
-    match body {
-        Value::Object(fields) => Value::Object(
-            fields.iter().filter(|(key, _)| !key.ends_with("Time")).map(|(key, value)| (key.clone(), without_times(value))).collect(),
-        ),
-        Value::Array(items) => Value::Array(items.iter().map(without_times).collect()),
-        other => other.clone(),
-    }
-}
-
-/// What a runtime offers to plugins: host ports and bandwidth.
-fn runtime_config(pod: &Pod) -> Result<Map<String, Value>> {
-    let mut offered = Map::new();
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let mappings: Vec<Value> = containers
-        .flat_map(|container| container.ports.iter().flatten())
-        .filter(|port| port.host_port.is_some_and(|port| port > 0))
-        .map(|port| {
-            json!({
-                "hostPort": port.host_port, "containerPort": port.container_port,
-                "protocol": port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase(),
-                "hostIP": port.host_ip.clone().unwrap_or_default(),
-            })
-        })
-        .collect();
-    if !mappings.is_empty() {
-        offered.insert("portMappings".into(), Value::Array(mappings));
-    }
-    let mut bandwidth = Map::new();
-    for (annotation, rate, burst) in [
-        ("kubernetes.io/ingress-bandwidth", "ingressRate", "ingressBurst"),
-        ("kubernetes.io/egress-bandwidth", "egressRate", "egressBurst"),
-    ] {
-        if let Some(text) = pod.metadata.annotations.as_ref().and_then(|all| all.get(annotation)) {
-            let bits = quantity(text).with_context(|| format!("annotation {annotation}"))?;
-            bandwidth.insert(rate.into(), json!(bits));
-            bandwidth.insert(burst.into(), json!(i32::MAX));
-        }
-    }
-    if !bandwidth.is_empty() {
-        offered.insert("bandwidth".into(), Value::Object(bandwidth));
-    }
-    Ok(offered)
-}
-
-/// A Kubernetes quantity of bits: `10M`, `1Gi`, `500k`.
-fn quantity(text: &str) -> Result<u64> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let factor = match text.strip_prefix(digits).unwrap_or_default() {
-        "" => 1,
-        "k" => 1_000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        _ => bail!("{text:?} is not a quantity: write 10M"),
-    };
-    let number: u64 = digits.parse().with_context(|| format!("{text:?} is not a quantity: write 10M"))?;
-    number.checked_mul(factor).with_context(|| format!("{text:?} is too much"))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
-    use super::*;
-
-    #[test]
-    fn host_ports_and_bandwidth_are_offered() {
-        let pod: Pod = serde_json::from_value(json!({
-            "metadata": {"annotations": {"kubernetes.io/egress-bandwidth": "10M"}},
-            "spec": {"containers": [{"name": "c", "ports": [
-                {"containerPort": 80, "hostPort": 8080}, {"containerPort": 53, "protocol": "UDP"}]}]}
-        }))
-        .unwrap();
-        let offered = runtime_config(&pod).unwrap();
-        assert_eq!(offered["portMappings"], json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""}]));
-        assert_eq!(offered["bandwidth"]["egressRate"], 10_000_000);
-        assert!(runtime_config(&Pod::default()).unwrap().is_empty());
-    }
-
-    #[test]
-    fn quantities() {
-        assert_eq!(quantity("1Ki").unwrap(), 1024);
-        for bad in ["", "10X", "M", "-1", "$(x)"] {
-            assert!(quantity(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn times_alone_are_no_change() {
-        let a = json!({"x": [{"lastTransitionTime": "1", "status": "True"}]});
-        let b = json!({"x": [{"lastTransitionTime": "2", "status": "True"}]});
-        assert_eq!(without_times(&a), without_times(&b));
-    }
 }

@@ -29,13 +29,30 @@ pub(super) struct Subject {
     pub(super) env: Env,
 }
 
-/// Pause before the first probe.
-pub(super) fn initial_delay(probe: &Probe) -> Duration {
-    seconds(probe.initial_delay_seconds, 0)
+/// Probes until it is stopped, and calls `changed` each time when readiness is another. It begins as not ready.
+pub(super) async fn keep<F: Future<Output = ()>>(kubelet: &Kubelet, wanted: &Probe, subject: &Subject, mut changed: impl FnMut(bool) -> F) {
+    tokio::time::sleep(seconds(wanted.initial_delay_seconds, 0)).await;
+    let threshold = |wanted: Option<i32>, default: i32| wanted.unwrap_or(default).max(1);
+    let (mut ready, mut good, mut bad) = (false, 0, 0);
+    loop {
+        match attempt(kubelet, wanted, subject).await {
+            Ok(()) => (good, bad) = (good + 1, 0),
+            Err(error) => {
+                tracing::debug!(container = subject.container.name, error = format!("{error:#}"), "probe failed");
+                (good, bad) = (0, bad + 1);
+            }
+        }
+        let now = if ready { bad < threshold(wanted.failure_threshold, 3) } else { good >= threshold(wanted.success_threshold, 1) };
+        if now != ready {
+            ready = now;
+            changed(ready).await;
+        }
+        tokio::time::sleep(period(wanted, ready)).await;
+    }
 }
 
 /// Pause between probes: shorter until the first success, so that nobody waits for a server that is there.
-pub(super) fn period(probe: &Probe, ready: bool) -> Duration {
+fn period(probe: &Probe, ready: bool) -> Duration {
     let period = seconds(probe.period_seconds, 10).max(Duration::from_secs(1));
     if ready { period } else { period.min(Duration::from_millis(200)) }
 }
@@ -45,7 +62,7 @@ fn seconds(value: Option<i32>, default: u64) -> Duration {
 }
 
 /// Makes one probe.
-pub(super) async fn attempt(kubelet: &Kubelet, probe: &Probe, subject: &Subject) -> Result<()> {
+async fn attempt(kubelet: &Kubelet, probe: &Probe, subject: &Subject) -> Result<()> {
     let limit = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
     tokio::time::timeout(limit, make(kubelet, probe, subject)).await.context("no answer in time")?
 }

@@ -42,10 +42,10 @@ pub(super) async fn prepare(kubelet: &Kubelet, pod: &Pod, facts: &Facts) -> Resu
 /// Writes again what has changed in ConfigMaps and Secrets. Failing leaves the files as they are.
 pub(super) async fn refresh(kubelet: &Kubelet, pod: &Pod, facts: &Facts) {
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        if volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() {
-            if let Err(error) = make(kubelet, pod, facts, volume).await {
-                tracing::debug!(volume = volume.name, error = format!("{error:#}"), "volume not refreshed");
-            }
+        if (volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some())
+            && let Err(error) = make(kubelet, pod, facts, volume).await
+        {
+            tracing::debug!(volume = volume.name, error = format!("{error:#}"), "volume not refreshed");
         }
     }
 }
