@@ -79,7 +79,8 @@ fn hairpin(lab: &Lab, service: IpAddr, _v6: bool) -> Result<()> {
     for pod in pods(lab, "name=networkpolicy-demo")? {
         let mut itself = false;
         eventually(|| {
-            let page = said(&lab.pod(&pod.name, &words(&curl(service, 8080)))?).with_context(|| format!("{} by its own service", pod.name))?;
+            let page =
+                said(&lab.pod(&pod.name, &words(&curl(service, 8080)))?).with_context(|| format!("{} by its own service", pod.name))?;
             itself |= field(&page, "pod") == Some(&pod.name);
             ensure!(itself, "{} was never sent to itself", pod.name);
             Ok(())

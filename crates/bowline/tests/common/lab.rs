@@ -1,12 +1,15 @@
 //! A lab as a user drives it: the `bowline` executable and kubectl, as child processes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 /// The executable under test.
 pub(crate) const BOWLINE: &str = env!("CARGO_BIN_EXE_bowline");
@@ -16,6 +19,33 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 static LABS: AtomicU32 = AtomicU32::new(0);
 
+/// Names of labs that are this process's to take down.
+static OWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Ctrl-C and TERM take this process's labs down before it ends.
+pub(crate) fn end_with_interrupts() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+                return std::future::pending().await;
+            };
+            tokio::select! {
+                _ = int.recv() => {}
+                _ = term.recv() => {}
+            }
+        });
+        let own = std::mem::take(&mut *OWN.lock().unwrap_or_else(PoisonError::into_inner));
+        own.iter().for_each(|name| take_down(name));
+        std::process::exit(130);
+    });
+}
+
+fn take_down(name: &str) {
+    let _ = Command::new(BOWLINE).args(["lab", "down", "--name", name]).stdin(Stdio::null()).output();
+}
+
 /// Why labs cannot be made here, if they cannot.
 pub(crate) fn missing() -> Option<String> {
     let root = std::fs::read_to_string("/proc/self/status").is_ok_and(|s| s.lines().any(|l| l.starts_with("Uid:\t0")));
@@ -23,7 +53,10 @@ pub(crate) fn missing() -> Option<String> {
         return Some("network namespaces need root".to_owned());
     }
     let needed = ["kubectl", "curl", "dig", "ping", "tcpdump"];
-    needed.iter().find(|p| Command::new(p).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()).map(|p| format!("{p} is not installed"))
+    needed
+        .iter()
+        .find(|p| Command::new(p).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err())
+        .map(|p| format!("{p} is not installed"))
 }
 
 /// Flags of a lab to be.
@@ -34,17 +67,18 @@ pub(crate) struct Setup {
     v4: bool,
     v6: bool,
     routed: bool,
+    leashed: bool,
     extra: Vec<String>,
 }
 
 impl Setup {
     pub(crate) fn new(backend: &'static str) -> Setup {
         let name = format!("t{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
-        Setup { backend, name, v4: true, v6: false, routed: false, extra: Vec::new() }
+        Setup { backend, name, v4: true, v6: false, routed: false, leashed: true, extra: Vec::new() }
     }
 
     pub(crate) fn named(mut self, name: &str) -> Setup {
-        self.name = name.to_owned();
+        (self.name, self.leashed) = (name.to_owned(), false);
         self
     }
 
@@ -71,9 +105,17 @@ impl Setup {
     pub(crate) fn scenario_names(self) -> Setup {
         if self.v4 && !self.v6 {
             let corefile = example("coredns-corefile").display().to_string();
-            let this = if self.routed { self } else { self.flags(&["--node-cidr", "10.4.8.0/24"]) };
-            return this
-                .flags(&["--pod-cidr", "172.7.0.0/16", "--service-cidr", "192.168.0.0/16", "--dns-ip", "192.168.0.2"])
+            return self
+                .flags(&[
+                    "--node-cidr",
+                    "10.4.8.0/24",
+                    "--pod-cidr",
+                    "172.7.0.0/16",
+                    "--service-cidr",
+                    "192.168.0.0/16",
+                    "--dns-ip",
+                    "192.168.0.2",
+                ])
                 .flags(&["--outside-address", "10.4.7.11", "--corefile", &corefile]);
         }
         self
@@ -84,11 +126,11 @@ impl Setup {
         self.flags(&["--node-port-range", "30000-33000"])
     }
 
-    fn flag(self, flag: &str) -> Setup {
+    pub(crate) fn flag(self, flag: &str) -> Setup {
         self.flags(&[flag])
     }
 
-    fn flags(mut self, flags: &[&str]) -> Setup {
+    pub(crate) fn flags(mut self, flags: &[&str]) -> Setup {
         self.extra.extend(flags.iter().map(|f| (*f).to_owned()));
         self
     }
@@ -104,6 +146,11 @@ impl Setup {
     pub(crate) fn up(self) -> Result<Lab> {
         let mut command = Command::new(BOWLINE);
         command.args(["lab", "up", "--name", &self.name, "--backend", self.backend]).args(&self.extra);
+        if self.leashed {
+            // However this process ends, its lab ends with it.
+            command.args(["--leash", &std::process::id().to_string()]);
+        }
+        OWN.lock().unwrap_or_else(PoisonError::into_inner).insert(self.name.clone());
         let output = command.stdin(Stdio::null()).output().context("starting bowline")?;
         let mut lab = Lab { setup: self, kubeconfig: PathBuf::new(), leave: false };
         if !output.status.success() {
@@ -128,8 +175,9 @@ pub(crate) struct Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        OWN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.setup.name);
         if !self.leave {
-            let _ = Command::new(BOWLINE).args(["lab", "down", "--name", &self.setup.name]).stdin(Stdio::null()).output();
+            take_down(&self.setup.name);
         }
     }
 }
@@ -183,9 +231,47 @@ impl Lab {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("starting bowline")
     }
 
+    /// Starts a command in a pod of the default namespace, with its standard input and output at hand.
+    pub(crate) fn pod_background(&self, pod: &str, argv: &[&str]) -> Result<Child> {
+        self.background(&["lab", "exec", pod], argv)
+    }
+
+    /// Starts a command on a node, with its standard input and output at hand.
+    pub(crate) fn node_piped(&self, node: &str, argv: &[&str]) -> Result<Child> {
+        self.background(&["lab", "node-exec", node], argv)
+    }
+
+    fn background(&self, words: &[&str], argv: &[&str]) -> Result<Child> {
+        let mut command = Command::new(BOWLINE);
+        command.args(words).args(["--name", &self.setup.name, "--"]).args(argv);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().context("starting bowline")
+    }
+
+    /// Starts, stops or kills a node's agent.
+    pub(crate) fn agent(&self, verb: &str, node: &str) -> Result<()> {
+        self.bowline(&["lab", "agent", verb, node], &[]).map(|_| ())
+    }
+
+    /// Starts or stops the API.
+    pub(crate) fn api(&self, verb: &str) -> Result<()> {
+        self.bowline(&["lab", "api", verb], &[]).map(|_| ())
+    }
+
+    /// What `bowline status -o json` says, whatever it thinks of it.
+    pub(crate) fn status(&self) -> Result<Value> {
+        let output = self.run(&["status", "-o", "json"], &[])?;
+        serde_json::from_slice(&output.stdout).with_context(|| format!("bowline status: {}", text(&output.stderr)))
+    }
+
+    /// The lab's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.setup.name
+    }
+
     /// Runs kubectl.
     pub(crate) fn kubectl(&self, words: &[&str]) -> Result<String> {
-        let output = Command::new("kubectl").env("KUBECONFIG", &self.kubeconfig).args(words).stdin(Stdio::null()).output().context("kubectl")?;
+        let output =
+            Command::new("kubectl").env("KUBECONFIG", &self.kubeconfig).args(words).stdin(Stdio::null()).output().context("kubectl")?;
         ensure!(output.status.success(), "kubectl {}: {}", words.join(" "), text(&output.stderr));
         Ok(text(&output.stdout))
     }
@@ -213,11 +299,9 @@ impl Lab {
         applied
     }
 
-    /// What the agents and kubelets of a lab that failed said last.
-    pub(crate) fn tell_logs(&self) {
-        if let Ok(status) = self.run(&["status"], &[]) {
-            println!("{}{}", text(&status.stdout), text(&status.stderr));
-        }
+    /// What `bowline status` says of a lab in which something failed.
+    pub(crate) fn report(&self) -> String {
+        self.run(&["status"], &[]).map_or_else(|error| format!("{error:#}"), |o| text(&o.stdout) + &text(&o.stderr))
     }
 }
 
@@ -230,13 +314,18 @@ pub(crate) fn said(output: &Output) -> Option<String> {
     output.status.success().then(|| text(&output.stdout))
 }
 
-/// An HTTP request as curl's arguments: the page within two seconds, nothing else.
+/// An HTTP request as curl's arguments: the page within three seconds, nothing else.
 pub(crate) fn curl(address: IpAddr, port: u16) -> Vec<String> {
+    curl_within(address, port, 3)
+}
+
+/// The same within so many seconds.
+pub(crate) fn curl_within(address: IpAddr, port: u16, seconds: u32) -> Vec<String> {
     let url = match address {
         IpAddr::V4(a) => format!("http://{a}:{port}/"),
         IpAddr::V6(a) => format!("http://[{a}]:{port}/"),
     };
-    ["curl", "-s", "-g", "--noproxy", "*", "--max-time", "2", &url].map(str::to_owned).to_vec()
+    ["curl", "-s", "-g", "--noproxy", "*", "--max-time", &seconds.to_string(), &url].map(str::to_owned).to_vec()
 }
 
 /// A field of the echo server's page (`client: 10.0.0.1:1234`).

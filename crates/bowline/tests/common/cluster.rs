@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::lab::Lab;
+use super::lab::Lab;
 
 /// A pod.
 #[derive(Debug, Clone)]
@@ -78,6 +78,7 @@ pub(crate) fn nodes(lab: &Lab) -> Result<Vec<Node>> {
 /// A service's cluster address of a family.
 pub(crate) fn cluster_ip(lab: &Lab, service: &str, namespace: &str, v6: bool) -> Result<IpAddr> {
     let found: Value = serde_json::from_str(&lab.kubectl(&["get", "service", service, "-n", namespace, "-o", "json"])?)?;
-    let ips: Vec<IpAddr> = found["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(|ip| ip.as_str()?.parse().ok()).collect();
+    let ips: Vec<IpAddr> =
+        found["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(|ip| ip.as_str()?.parse().ok()).collect();
     of_family(&ips, v6).with_context(|| format!("service {namespace}/{service}"))
 }

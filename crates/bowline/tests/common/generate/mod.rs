@@ -1,0 +1,77 @@
+//! The side of the generators that runs inside: servers, streams, datagrams, probes and CNI calls, each a role of this very program.
+//!
+//! A role says `ready` once it is at work, answers each line of its standard input with one line of JSON, and after the end of its input
+//! with a last one. So whoever drives it waits for events and never for time.
+
+mod cni;
+mod datagrams;
+mod follow;
+mod probe;
+mod serve;
+mod stream;
+
+use std::io::{BufRead, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// Length of a message on a stream, in bytes.
+const MESSAGE_BYTES: usize = 16;
+
+/// What a client of `serve` asks for with its first byte.
+const ECHO: u8 = b'e';
+/// Messages, one after the other, unasked.
+const PUSH: u8 = b'p';
+/// How many datagrams came, by their tag.
+const COUNTS: u8 = b'c';
+
+/// Runs a role.
+pub(crate) fn main(words: &[String]) -> ExitCode {
+    match run(words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("generator {}: {error:#}", words.join(" "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[String]) -> Result<()> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["idle"] => loop {
+            std::thread::park();
+        },
+        ["serve", name] => serve::run(name),
+        ["counts"] => serve::ask(),
+        ["stream", connections, targets @ ..] => stream::run(connections.parse()?, &addresses(targets)?),
+        ["datagrams", tag, pause_us, targets @ ..] => datagrams::run(tag, pause_us.parse()?, &addresses(targets)?),
+        ["flood", tag, targets @ ..] => datagrams::flood(tag, &addresses(targets)?),
+        ["probe", targets @ ..] => probe::run(&addresses(targets)?),
+        ["follow", target] => follow::run(target.parse()?),
+        ["cni", count, pods @ ..] => cni::run(count.parse()?, pods),
+        _ => bail!("no such generator"),
+    }
+}
+
+fn addresses(words: &[&str]) -> Result<Vec<SocketAddr>> {
+    words.iter().map(|word| word.parse().with_context(|| format!("address {word}"))).collect()
+}
+
+/// Says `ready`, and answers lines until the input ends.
+fn converse(mut answer: impl FnMut(&str) -> Result<Value>) -> Result<()> {
+    say("ready")?;
+    for line in std::io::stdin().lock().lines() {
+        let answered = answer(line?.trim())?;
+        say(&answered.to_string())?;
+    }
+    Ok(())
+}
+
+fn say(line: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}

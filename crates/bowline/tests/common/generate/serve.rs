@@ -1,0 +1,80 @@
+//! A server on one port, TCP and UDP: echoes, pushes, and counts datagrams by the tag that they begin with.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{COUNTS, ECHO, MESSAGE_BYTES, PUSH};
+use crate::common::objects::PORT;
+
+/// Time between two messages that nobody asked for.
+const PUSH_EVERY: Duration = Duration::from_millis(20);
+
+/// Datagrams seen, by tag.
+type Counts = Arc<Mutex<BTreeMap<String, u64>>>;
+
+pub(super) fn run(name: &str) -> Result<()> {
+    let counts = Counts::default();
+    let datagrams = UdpSocket::bind(("::", PORT)).context("listen by UDP")?;
+    // A pause of this process while others have the processors must not count as a loss on the way.
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&datagrams, 8 << 20).context("a larger buffer")?;
+    let listener = TcpListener::bind(("::", PORT)).context("listen by TCP")?;
+    let (tally, own) = (counts.clone(), name.to_owned());
+    std::thread::spawn(move || answer_datagrams(&datagrams, &own, &tally));
+    for stream in listener.incoming() {
+        let (stream, counts) = (stream?, counts.clone());
+        std::thread::spawn(move || {
+            // The end of a connection is the client's affair.
+            let _ = answer_stream(stream, &counts);
+        });
+    }
+    Ok(())
+}
+
+fn answer_datagrams(socket: &UdpSocket, name: &str, counts: &Counts) {
+    let mut buffer = [0; 512];
+    loop {
+        // An ICMP error about an answer is heard as an error of the next call.
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+        let Some((tag, number)) = text.split_once(' ') else { continue };
+        *counts.lock().unwrap_or_else(PoisonError::into_inner).entry(tag.to_owned()).or_default() += 1;
+        let _ = socket.send_to(format!("{name} {number}").as_bytes(), from);
+    }
+}
+
+fn answer_stream(mut stream: TcpStream, counts: &Counts) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut mode = [0];
+    stream.read_exact(&mut mode)?;
+    let mut message = [0; MESSAGE_BYTES];
+    match mode {
+        [ECHO] => loop {
+            stream.read_exact(&mut message)?;
+            stream.write_all(&message)?;
+        },
+        [PUSH] => loop {
+            stream.write_all(&message)?;
+            std::thread::sleep(PUSH_EVERY);
+        },
+        [COUNTS] => {
+            let now = counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            stream.write_all(serde_json::to_string(&now)?.as_bytes())?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Asks the server of this very pod, by the way that no rule is on, how many datagrams came.
+pub(super) fn ask() -> Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", PORT)).context("the pod's own server")?;
+    stream.write_all(&[COUNTS])?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    super::say(&text)
+}

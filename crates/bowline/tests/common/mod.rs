@@ -1,0 +1,12 @@
+//! What the test programs that use a lab share: driving it, reading what is in a node's kernel, and making traffic.
+//!
+//! Each program takes the whole and uses its part.
+#![allow(dead_code, reason = "each program uses its part")]
+
+pub(crate) mod cluster;
+pub(crate) mod generate;
+pub(crate) mod generator;
+pub(crate) mod lab;
+pub(crate) mod node;
+pub(crate) mod objects;
+pub(crate) mod rows;
