@@ -20,11 +20,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "bowline", version, disable_help_subcommand = true)]
 struct Cli {
-    /// Colours in tables and messages
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "always", "never"])]
-    color: String,
-    /// Log lines as logfmt or json
-    #[arg(long, global = true, value_name = "FORM", default_value = "logfmt", value_parser = ["logfmt", "json"], env = "BOWLINE_LOG_FORMAT")]
+    /// Log lines for people or as JSON (for agent and dns; BOWLINE_LOG chooses what is logged: warn, info, debug)
+    #[arg(long, global = true, value_name = "FORM", default_value = "text", value_parser = ["text", "json"], env = "BOWLINE_LOG_FORMAT")]
     log_format: String,
     #[command(subcommand)]
     command: Command,

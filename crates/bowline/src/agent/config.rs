@@ -12,8 +12,27 @@ use clap::Args;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+/// What the settings file may hold, for `bowline help agent`.
+const KEYS: &str = "\
+Keys of the settings file (YAML); an unknown key is an error:
+  nodeName            this node's name in the cluster
+  kubeconfig          file; without it, the pod's service account
+  backend             {type: vxlan, vni: 1, port: 8472, directRouting: false} or {type: host-gw}
+  serviceMode         nftables
+  clusterCIDRs        list of the networks that pods have addresses in
+  serviceCIDRs        list of the service networks
+  nodePortAddresses   list of networks whose addresses of the node take NodePort traffic; all if empty
+  noMasquerade        list of networks that pods reach with their own address, beside the cluster's
+  iface               link that the other nodes are reached by; the default route's if absent
+  runDir, stateDir    directories of sockets (/run/bowline) and of state (/var/lib/bowline)
+  cniConfDir          where the runtime reads CNI configuration (/etc/cni/net.d)
+  cniBinDir           where the runtime looks for plugins (/opt/cni/bin)
+  cniInstall          copy, symlink or none: how the plugin gets there
+  healthAddress       ADDRESS:PORT for /healthz, /livez, /readyz and /metrics; nowhere if absent";
+
 /// Flags of `bowline agent`; each has an environment variable and a key in the file.
 #[derive(Debug, Clone, Default, Args)]
+#[command(after_help = KEYS)]
 pub(crate) struct AgentArgs {
     /// Settings file (YAML); flags and environment variables win over it
     #[arg(long, env = "BOWLINE_CONFIG", value_name = "FILE")]
