@@ -11,6 +11,8 @@ pub mod oracle;
 pub mod policy;
 pub mod routes;
 pub mod services;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod world;
 
 #[cfg(test)]

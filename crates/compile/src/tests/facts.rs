@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bowline_model::intent::dns::{DnsKind, DnsService};
 use serde_json::json;
 
-use super::notation::{attach, changes, ifname, settings, upsert, world};
+use crate::testing::notation::{attach, changes, ifname, settings, upsert, world};
 use crate::world::Object;
 use crate::{Change, Compiler, Flow, Judge, Kind, Reason, World};
 

@@ -1,9 +1,7 @@
 //! Tests of the whole: objects in, expectation out.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
-mod dice;
 mod facts;
-mod notation;
 mod policy_table;
 mod properties;
 mod service_table;

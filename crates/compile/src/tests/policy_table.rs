@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use bowline_model::Family;
 
-use super::notation::world;
 use crate::oracle::policy::{End, allowed};
+use crate::testing::notation::world;
 use crate::{Compiler, Flow, Judge, World};
 
 /// The world of the cases. Node n1 is compiled for; z/c is on n2.

@@ -9,11 +9,11 @@ use bowline_model::{Checked, Family, Protocol};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::dice::{self, Dice};
-use super::notation::{changes, settings};
 use super::policy_table::flow;
 use crate::oracle::policy::{End, allowed};
 use crate::oracle::service::{Answer, endpoints_for};
+use crate::testing::dice::{self, Dice};
+use crate::testing::notation::{changes, settings};
 use crate::world::{Object, Settings};
 use crate::{Change, Compiler, Judge, Kind, ObjectKey, Touched, World};
 

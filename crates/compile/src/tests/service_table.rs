@@ -2,7 +2,7 @@
 
 use bowline_model::intent::services::{Frontend, FrontendAddress, WhenEmpty};
 
-use super::notation::{settings, world};
+use crate::testing::notation::{settings, world};
 use crate::world::Settings;
 use crate::{Change, Compiler, World};
 

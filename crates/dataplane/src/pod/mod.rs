@@ -12,7 +12,7 @@ use bowline_model::{Dual, Family};
 use imbl::ordmap::DiffItem;
 
 use crate::change::{Change, Objects, set_of};
-use crate::expr::Part::{Daddr, EtherSaddr, IifName, Saddr};
+use crate::expr::Part::{EtherSaddr, IifName, Saddr};
 use crate::expr::{FABRIC_LINKS, POD_LINKS, ip_field, named, rule};
 use crate::fabric;
 use crate::host::HostFacts;
@@ -63,15 +63,12 @@ fn lower_one(pod: &PodIntent, sources: &Dual<IpAddr>, objects: &mut Objects) {
         objects.net(key, NetObject::Route(route));
         objects.net(NetKey::Neighbour { link: link.clone(), address: *ip }, NetObject::Neighbour(pod.mac));
         objects.member(named("src", family), KeyBuilder::new().ifname(link).mac(pod.mac).ip(*ip).build());
-        objects.member(named("self", family), KeyBuilder::new().ip(*ip).ip(*ip).build());
     }
 }
 
 fn frame(objects: &mut Objects) {
     for family in Family::BOTH {
-        let ip = ip_field(family);
-        objects.set(named("src", family), set_of(&[Field::IfName, Field::Ether, ip]));
-        objects.set(named("self", family), set_of(&[ip, ip]));
+        objects.set(named("src", family), set_of(&[Field::IfName, Field::Ether, ip_field(family)]));
     }
     let mut guard =
         vec![rule().iif(POD_LINKS).goto("guard_pod"), rule().iif(FABRIC_LINKS).goto("guard_fabric"), rule().iif("lo\0").accept()];
@@ -86,9 +83,4 @@ fn frame(objects: &mut Objects) {
     let mut pod: Vec<Rule> = Family::BOTH.into_iter().map(own).collect();
     pod.push(rule().drop().saying("not the pod's own address"));
     objects.chain("guard_pod", pod);
-}
-
-/// Rules that let pass what a pod sends to itself.
-pub(crate) fn to_itself() -> impl Iterator<Item = Rule> {
-    Family::BOTH.into_iter().map(|f| rule().family(f).in_set(&named("self", f), &[Saddr(f), Daddr(f)]).accept())
 }

@@ -4,54 +4,39 @@
 //! address), `mac NAME`, `from-link eth0`, `ack` (TCP in the midst of a connection), `known` (an established connection), `reply n2` (a
 //! reply in a connection that came through that node), `icmp`, `random N` (of 100).
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bowline_model::intent::Intent;
-use bowline_model::{Family, MacAddr};
-use ipnet::IpNet;
+use bowline_model::{Dual, Family, MacAddr};
 
-use super::notation::{address, host, name_of, node, parse, pod_mac, target};
-use crate::interpret::{End, Packet, Table};
-use crate::objects::net::{NetKey, NetObject, PEER_MARK_SHIFT, RouteSpec, RuleAction, RuleSelector, TABLE_MAIN};
-use crate::objects::nft::{Hook, NftKey, NftObject};
+use super::machine::{Fate, Machine, Maps, full_on};
+use super::notation::{address, host, name_of, nets, node, parse, pod_mac, target};
+use crate::interpret::{End, Packet};
+use crate::objects::net::PEER_MARK_SHIFT;
 
 pub(super) struct Bench {
     family: Family,
-    table: Table,
-    net: BTreeMap<NetKey, NetObject>,
+    machine: Machine,
 }
 
 /// Both drivers' objects of an intent in its full form.
-pub(super) fn full(intent: &Intent) -> (BTreeMap<NetKey, NetObject>, BTreeMap<NftKey, NftObject>) {
-    let delta = crate::lower(&Intent::default(), intent, &host()).value;
-    assert!(delta.net.remove.is_empty() && delta.nft.remove.is_empty(), "the full form removes nothing");
-    (delta.net.set, delta.nft.set)
-}
-
-enum Next {
-    Local,
-    Link(String, Option<IpAddr>),
-    Unreachable,
+pub(super) fn full(intent: &Intent) -> Maps {
+    full_on(intent, &host())
 }
 
 impl Bench {
     pub(super) fn new(setup: &str, family: Family) -> Bench {
-        let (net, nft) = full(&parse(setup));
-        let table = Table::from_objects(&nft);
-        assert_eq!(table.faults(), [], "the kernel would refuse this");
-        Bench { family, table, net }
+        let own = Dual::first_of([address("n1", Family::V4), address("n1", Family::V6)]);
+        Bench { family, machine: Machine::new(full(&parse(setup)), nets(&["10.0.0.0/24", "fd00::/64"]), own) }
     }
 
     /// Another intent, as the kernel would take it: what packets have put into sets stays.
     pub(super) fn reload(&mut self, setup: &str) {
-        let (net, nft) = full(&parse(setup));
-        self.table.reload(&nft);
-        self.net = net;
+        self.machine.reload(full(&parse(setup)));
     }
 
     pub(super) fn advance(&mut self, ms: u64) {
-        self.table.advance(ms);
+        self.machine.advance(ms);
     }
 
     /// What becomes of the packet.
@@ -105,92 +90,24 @@ impl Bench {
         (packet.iif, packet.ether_src) = (iif.to_owned(), mac);
     }
 
-    /// Takes a packet through the hooks.
+    /// Takes a packet through the hooks, and says what became of it.
     pub(super) fn carry(&mut self, packet: &mut Packet) -> String {
-        let own = packet.iif.is_empty();
-        if own {
-            // The link that a packet of the node's own would leave by as it stands.
-            if let Next::Link(link, _) = self.route(packet) {
-                packet.oif = link;
-            }
-        }
-        if let Some(end) = self.hook(if own { Hook::Output } else { Hook::Prerouting }, packet) {
-            return end;
-        }
-        let (link, gateway) = match self.route(packet) {
-            Next::Local => return self.hook(Hook::Input, packet).unwrap_or_else(|| self.arrival("node", packet, None)),
-            Next::Unreachable => return "no route".to_owned(),
-            Next::Link(link, gateway) => (link, gateway),
+        let (chain, says, end) = match self.machine.carry(packet) {
+            Fate::Node => return arrival("node", packet, None),
+            Fate::Left { link, gateway } => return arrival(&link, packet, gateway),
+            Fate::NoRoute => return "no route".to_owned(),
+            Fate::Stopped { end, chain, says } => (chain, says, end),
         };
-        packet.oif.clone_from(&link);
-        if !own && let Some(end) = self.hook(Hook::Forward, packet) {
-            return end;
-        }
-        packet.masquerade_address = Some(address("n1", self.family));
-        self.hook(Hook::Postrouting, packet).unwrap_or_else(|| self.arrival(&link, packet, gateway))
-    }
-
-    fn hook(&mut self, hook: Hook, packet: &mut Packet) -> Option<String> {
-        let outcome = self.table.run(hook, packet);
-        let end = match &outcome.end {
-            End::Accept => return None,
-            End::Drop => "drop".to_owned(),
-            End::Reset => "reset".to_owned(),
-            End::Unreachable => "unreachable".to_owned(),
-            End::Fault(fault) => panic!("{fault}"),
+        let end = match end {
+            End::Reset => "reset",
+            End::Unreachable => "unreachable",
+            End::Accept | End::Drop | End::Fault(_) => "drop",
         };
-        let (chain, comment) = outcome.by?;
-        Some(comment.map_or_else(|| format!("{end} in {chain}"), |comment| format!("{end}: {comment}")))
+        says.map_or_else(|| format!("{end} in {chain}"), |says| format!("{end}: {says}"))
     }
+}
 
-    fn arrival(&self, link: &str, packet: &Packet, gateway: Option<IpAddr>) -> String {
-        let gateway = gateway.map(|g| format!(" by {}", name_of(&g))).unwrap_or_default();
-        format!("{link}{gateway}: {} -> {}:{}", name_of(&packet.src), name_of(&packet.dst), packet.dst_port)
-    }
-
-    /// Routing as the kernel does it: the local table, then rules by preference, then the main table with what the machine has of its own.
-    fn route(&self, packet: &Packet) -> Next {
-        if packet.local_addresses.contains(&packet.dst) || packet.dst.is_loopback() {
-            return Next::Local;
-        }
-        let mut rules: Vec<(u32, u32)> = Vec::new();
-        for (key, object) in &self.net {
-            let (NetKey::Rule { family, priority, selector }, NetObject::Rule(RuleAction::Table(table))) = (key, object) else { continue };
-            let matches = match selector {
-                RuleSelector::Mark { value, mask } => packet.mark & mask == *value,
-                RuleSelector::From(prefix) => !packet.iif.is_empty() && prefix.contains(&packet.src),
-            };
-            if *family == self.family && matches {
-                rules.push((*priority, *table));
-            }
-        }
-        rules.sort_unstable();
-        let found = rules.iter().find_map(|(_, table)| self.look_up(*table, &packet.dst));
-        let found = found.or_else(|| self.look_up(TABLE_MAIN, &packet.dst));
-        match found {
-            Some(RouteSpec::Unicast { link, gateway, .. }) => Next::Link(link.to_string(), gateway),
-            Some(RouteSpec::Unreachable) => Next::Unreachable,
-            None => Next::Link("eth0".to_owned(), None),
-        }
-    }
-
-    fn look_up(&self, wanted: u32, to: &IpAddr) -> Option<RouteSpec> {
-        let mut best: Option<((u8, std::cmp::Reverse<u32>), &RouteSpec)> = None;
-        let connected: IpNet = if self.family == Family::V4 { "10.0.0.0/24" } else { "fd00::/64" }.parse().unwrap();
-        let own = RouteSpec::Unicast { link: "eth0".into(), gateway: None, source: None, mtu_bytes: None };
-        let ours = self.net.iter().filter_map(|(key, object)| match (key, object) {
-            (NetKey::Route { table, destination, metric }, NetObject::Route(spec)) if *table == wanted => {
-                Some((*destination, *metric, spec))
-            }
-            _ => None,
-        });
-        let machine = (wanted == TABLE_MAIN).then_some((connected, 0, &own));
-        for (destination, metric, spec) in ours.chain(machine).filter(|(d, _, _)| d.contains(to)) {
-            let rank = (destination.prefix_len(), std::cmp::Reverse(metric));
-            if best.as_ref().is_none_or(|(r, _)| rank > *r) {
-                best = Some((rank, spec));
-            }
-        }
-        best.map(|(_, spec)| spec.clone())
-    }
+fn arrival(link: &str, packet: &Packet, gateway: Option<IpAddr>) -> String {
+    let gateway = gateway.map(|g| format!(" by {}", name_of(&g))).unwrap_or_default();
+    format!("{link}{gateway}: {} -> {}:{}", name_of(&packet.src), name_of(&packet.dst), packet.dst_port)
 }

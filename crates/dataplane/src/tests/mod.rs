@@ -4,6 +4,8 @@
 
 mod bench;
 mod fabric;
+mod lowered;
+mod machine;
 mod notation;
 mod policy;
 mod properties;

@@ -38,7 +38,7 @@ fn a_pod_without_policy_is_open_and_one_not_known_yet_is_closed() {
             n1 -> v1:80/tcp => drop: closed until its policy is in force
             x -> c:80/tcp => drop: closed until its policy is in force
             out -> n1:30080/tcp => drop: closed until its policy is in force
-            c -> v1:80/tcp => bwlc: n1 -> c:80
+            c -> v1:80/tcp => drop: closed until its policy is in force
             c -> out:80/tcp known => drop: closed until its policy is in force
             c -> n1:80/tcp known => drop: closed until its policy is in force
             out -> c:80/tcp known => drop: closed until its policy is in force

@@ -1,16 +1,15 @@
 //! What holds for every intent: a delta leads where the full form leads, and the kernel would load it.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use bowline_model::intent::Intent;
 use proptest::prelude::*;
 
 use super::bench::full;
+use super::machine::Maps;
 use super::notation::{host, parse};
 use crate::interpret::Table;
-use crate::objects::net::{NetKey, NetObject};
-use crate::objects::nft::{NftKey, NftObject};
+use crate::objects::nft::NftKey;
 
 /// Statements of which a random intent has some; those of one line exclude each other.
 const CHOICES: &[&[&str]] = &[
@@ -63,8 +62,6 @@ fn intent(bytes: &[u8]) -> Intent {
     }
     parse(&text)
 }
-
-type Maps = (BTreeMap<NetKey, NetObject>, BTreeMap<NftKey, NftObject>);
 
 fn apply(maps: &mut Maps, old: &Intent, new: &Intent) {
     let delta = crate::lower(old, new, &host()).value;

@@ -100,7 +100,7 @@ pub struct PodPolicy {
 
 /// Policy for this node's pods. A pod that is attached but not in `pods` is closed: nothing in, nothing out.
 ///
-/// A pod's traffic to itself always passes, and so does what its own node sends it (told by path, not by address).
+/// What an open pod sends itself always passes, and so does what its own node sends it (told by path, not by address).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PolicyIntent {
     /// By host interface name, as in `PodsIntent`.

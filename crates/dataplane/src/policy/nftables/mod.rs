@@ -4,7 +4,8 @@
 //! passes when both let it. Each finds the pod's list of policies by a verdict map and asks their chains in turn, one chain for a policy and
 //! direction, until a rule accepts. What a pod sends to its own node is asked in the input hook.
 //!
-//! Invariant: closed first. A pod without an element in the maps gets and sends nothing (its own traffic to itself apart), whatever the path.
+//! Invariant: closed first. A pod without an element in the maps gets and sends nothing, whatever the path; not even what a service leads
+//! from it back to itself.
 
 mod lists;
 mod pods;
@@ -19,7 +20,6 @@ use crate::expr::Part::{Daddr, IifName, OifName, Saddr};
 use crate::expr::{CT_KNOWN, CT_NEW, POD_LINKS, ip_field, named, rule};
 use crate::host::HostFacts;
 use crate::objects::nft::{ChainKind, Field, Hook, Rule};
-use crate::pod::to_itself;
 
 /// Chain of a pod that no policy selects at all.
 const OPEN: &str = "open";
@@ -45,6 +45,7 @@ fn frame(objects: &mut Objects) {
         objects.set(named("pods_out", family), verdicts_by(&key));
         objects.set(named("pods_in", family), verdicts_by(&key));
         objects.set(named("ready", family), set_of(&key));
+        objects.set(named("self", family), set_of(&[ip_field(family), ip_field(family)]));
     }
     // Packets of connections that were judged pass; a connection that is no longer allowed has been taken out of the table by the agent.
     let known = || rule().state(CT_KNOWN).accept();
@@ -60,11 +61,13 @@ fn frame(objects: &mut Objects) {
     let closed = || rule().drop().saying("closed until its policy is in force");
     let list = |map, family, link, address| rule().family(family).verdict_of(&named(map, family), &[link, address]);
     let from = Family::BOTH.into_iter().map(|f| list("pods_out", f, IifName, Saddr(f)));
+    // No policy stands between a pod and itself.
+    let to_itself = || Family::BOTH.into_iter().map(|f| rule().family(f).in_set(&named("self", f), &[Saddr(f), Daddr(f)]).accept());
     objects.chain("from_pod", to_itself().chain(from).chain([closed()]).collect());
     let to = Family::BOTH.into_iter().map(|f| list("pods_in", f, OifName, Daddr(f)));
     objects.chain("to_pod", to_itself().chain(to).chain([closed()]).collect());
     let ready = Family::BOTH.into_iter().map(|f| rule().family(f).in_set(&named("ready", f), &[OifName, Daddr(f)]).accept());
-    objects.chain("only_ready", ready.chain(to_itself()).chain([closed()]).collect());
+    objects.chain("only_ready", ready.chain([closed()]).collect());
 
     // Where a connection was cut, the next packet of either end would begin a new one in the eyes of conntrack, perhaps the other way round.
     let no_syn: Rule = rule().state(CT_NEW).tcp_not_syn().drop().saying("TCP of no connection");

@@ -38,5 +38,6 @@ fn one(intent: &Intent, name: &Arc<str>, objects: &mut Objects) {
         objects.goto(named("pods_in", family), key.clone(), lists::chain_of(policy, Direction::Ingress));
         objects.goto(named("pods_out", family), key.clone(), lists::chain_of(policy, Direction::Egress));
         objects.member(named("ready", family), key);
+        objects.member(named("self", family), KeyBuilder::new().ip(*ip).ip(*ip).build());
     }
 }

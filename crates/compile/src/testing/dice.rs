@@ -1,34 +1,38 @@
 //! Random objects in the notation, made from bytes, so that a failing case shrinks by itself.
 
 /// A supply of decisions; exhausted, it always decides for the first.
-pub(crate) struct Dice<'a> {
+pub struct Dice<'a> {
     bytes: std::slice::Iter<'a, u8>,
 }
 
 impl<'a> Dice<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    /// Decisions by these bytes.
+    pub fn new(bytes: &'a [u8]) -> Self {
         Dice { bytes: bytes.iter() }
     }
 
     /// Whether there is more to decide by.
-    pub(crate) fn is_spent(&self) -> bool {
+    pub fn is_spent(&self) -> bool {
         self.bytes.len() == 0
     }
 
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
         usize::from(self.bytes.next().copied().unwrap_or_default()) % limit
     }
 
-    pub(crate) fn pick<'t>(&mut self, options: &[&'t str]) -> &'t str {
+    /// One of them.
+    pub fn pick<'t>(&mut self, options: &[&'t str]) -> &'t str {
         options[self.below(options.len())]
     }
 
     /// True once in `n`.
-    pub(crate) fn once_in(&mut self, n: usize) -> bool {
+    pub fn once_in(&mut self, n: usize) -> bool {
         self.below(n) == n - 1
     }
 
-    fn list(&mut self, most: usize, mut item: impl FnMut(&mut Self) -> String) -> String {
+    /// At most `most` items.
+    pub fn list(&mut self, most: usize, mut item: impl FnMut(&mut Self) -> String) -> String {
         let items: Vec<String> = (0..self.below(most + 1)).map(|_| item(self)).collect();
         items.join(", ")
     }
@@ -39,7 +43,7 @@ const PODS: [&str; 8] = ["na/p", "na/q", "na/r", "nb/p", "nb/q", "nb/r", "nc/p",
 const SERVICES: [&str; 4] = ["na/s", "na/t", "nb/s", "nc/s"];
 
 /// An object or its end.
-pub(crate) fn line(dice: &mut Dice<'_>) -> String {
+pub fn line(dice: &mut Dice<'_>) -> String {
     match dice.below(24) {
         0 | 1 => format!("ns {} team={}", dice.pick(&NAMESPACES), dice.pick(&["red", "blue"])),
         2..=6 => pod(dice),
@@ -60,7 +64,8 @@ pub(crate) fn line(dice: &mut Dice<'_>) -> String {
     }
 }
 
-pub(crate) fn pod(dice: &mut Dice<'_>) -> String {
+/// A pod, or another state of it.
+pub fn pod(dice: &mut Dice<'_>) -> String {
     let (v4, v6) = (dice.below(6), dice.below(6));
     let ips = match dice.below(5) {
         0 => String::new(),
@@ -76,13 +81,14 @@ pub(crate) fn pod(dice: &mut Dice<'_>) -> String {
 }
 
 /// An attachment; no two have the same address, which the node's address allocation sees to.
-pub(crate) fn attach(dice: &mut Dice<'_>) -> String {
+pub fn attach(dice: &mut Dice<'_>) -> String {
     let which = dice.below(PODS.len());
     let uid = dice.pick(&["", "", "uid=0", "uid=1"]);
     format!("attach {} 10.42.1.{} fd42:1::{:x} {uid}", PODS[which], which, which)
 }
 
-pub(crate) fn policy(dice: &mut Dice<'_>) -> String {
+/// A policy of any form, some of them wrong.
+pub fn policy(dice: &mut Dice<'_>) -> String {
     let name = format!("{}/{}", dice.pick(&NAMESPACES), dice.pick(&["k", "l"]));
     let selector = if dice.once_in(2) { "{}".to_owned() } else { selector(dice) };
     let mut spec = format!("podSelector: {selector}");
@@ -163,7 +169,8 @@ fn port(dice: &mut Dice<'_>) -> String {
     dice.pick(&options).to_owned()
 }
 
-pub(crate) fn service(dice: &mut Dice<'_>) -> String {
+/// A service of any form.
+pub fn service(dice: &mut Dice<'_>) -> String {
     let ip = dice.below(4);
     let addresses = match dice.below(6) {
         0 => "None".to_owned(),
@@ -182,7 +189,8 @@ pub(crate) fn service(dice: &mut Dice<'_>) -> String {
     format!("svc {} {addresses} {ports} {kind} {policy} {outside} {extra} ^{}", dice.pick(&SERVICES), dice.below(9))
 }
 
-pub(crate) fn slice(dice: &mut Dice<'_>) -> String {
+/// A slice of a service.
+pub fn slice(dice: &mut Dice<'_>) -> String {
     let service = dice.pick(&SERVICES);
     let of = dice.pick(&["", "", "", "s", "t"]);
     let of = if of.is_empty() { service.split_once('/').unwrap().1 } else { of };
@@ -202,7 +210,8 @@ pub(crate) fn slice(dice: &mut Dice<'_>) -> String {
     format!("slice {service}-{family} of={of} {ports} {endpoints}")
 }
 
-pub(crate) fn node(dice: &mut Dice<'_>) -> String {
+/// A node, perhaps one that claims what others have.
+pub fn node(dice: &mut Dice<'_>) -> String {
     let address = dice.pick(&["192.168.0.1", "192.168.0.2 fd00::2", "203.0.113.1", "", "zzz"]);
     let subnet = dice.pick(&["cidr=10.42.1.0/24", "cidr=10.42.2.0/24 cidr=fd42:2::/64", "cidr=10.42.0.0/16", "", "cidr=zzz"]);
     format!("node n{} {address} {subnet} ^{}", 1 + dice.below(3), dice.below(9))

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use crate::world::{Attached, Change, Kind, Object, ObjectKey, Settings, Unreadable, World};
 
 /// A world of n1 in which everything has been listed.
-pub(crate) fn world(text: &str) -> World {
+pub fn world(text: &str) -> World {
     let mut world = World::new(settings());
     for kind in Kind::ALL {
         world.apply(Change::Synced(kind));
@@ -33,7 +33,7 @@ pub(crate) fn world(text: &str) -> World {
 }
 
 /// Settings of n1.
-pub(crate) fn settings() -> Settings {
+pub fn settings() -> Settings {
     let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     let mut settings = Settings::new("n1");
     settings.cluster_cidrs = nets(&["10.42.0.0/16", "fd42::/48"]);
@@ -42,7 +42,7 @@ pub(crate) fn settings() -> Settings {
 }
 
 /// The changes that bring the objects of a text.
-pub(crate) fn changes(text: &str) -> Vec<Change> {
+pub fn changes(text: &str) -> Vec<Change> {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).flat_map(line).collect()
 }
 
@@ -72,7 +72,7 @@ fn line(line: &str) -> Vec<Change> {
 }
 
 /// An upsert of an object given as JSON.
-pub(crate) fn upsert(kind: Kind, json: Value) -> Change {
+pub fn upsert(kind: Kind, json: Value) -> Change {
     match Object::decode(kind, json) {
         Ok(object) => Change::Upsert(object),
         Err(unreadable) => Change::Unreadable(Box::new(Unreadable::clone(&unreadable))),
@@ -169,7 +169,7 @@ fn pod(name: &str, words: &Words<'_>) -> Vec<Change> {
 }
 
 /// The attachment of a pod.
-pub(crate) fn attach(name: &str, ips: &[&str], uid: Option<&str>) -> Change {
+pub fn attach(name: &str, ips: &[&str], uid: Option<&str>) -> Change {
     let (namespace, short) = name.split_once('/').unwrap();
     Change::Attached(Box::new(Attached {
         container_id: format!("id-{namespace}-{short}").into(),
@@ -187,7 +187,7 @@ pub(crate) fn attach(name: &str, ips: &[&str], uid: Option<&str>) -> Change {
 }
 
 /// The host interface of a pod's attachment.
-pub(crate) fn ifname(pod: &str) -> std::sync::Arc<str> {
+pub fn ifname(pod: &str) -> std::sync::Arc<str> {
     format!("bwl-{}", pod.replace('/', "-")).into()
 }
 
