@@ -127,7 +127,8 @@ fn allowed_licences(deny: &str) -> Vec<String> {
 /// SPDX expressions of the forms that crates use: `A`, `A OR B`, `A AND B`, `A/B`, and parentheses around them.
 fn licence_allowed(expression: &str, allowed: &[String]) -> bool {
     let plain = expression.replace('/', " OR ").replace(['(', ')'], " ");
-    let one = |term: &str| allowed.iter().any(|a| a == term.trim());
+    // `MPL-2.0+` is that version or a later one: allowed where the version is.
+    let one = |term: &str| allowed.iter().any(|a| a == term.trim().trim_end_matches('+'));
     if expression.contains('(') {
         return plain.split(" AND ").all(|part| part.split(" OR ").any(one));
     }
@@ -174,7 +175,7 @@ mod tests {
     #[test]
     fn licence_expressions_are_judged_by_their_operators() {
         let allowed = allowed_licences("[licenses]\nallow = [\"MIT\", \"Apache-2.0\", \"Unicode-3.0\"]\n");
-        for good in ["MIT", "MIT OR GPL-3.0", "MIT/Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0", "Apache-2.0 AND MIT"] {
+        for good in ["MIT", "MIT OR GPL-3.0", "MIT/Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0", "Apache-2.0 AND MIT", "MIT+"] {
             assert!(licence_allowed(good, &allowed), "{good}");
         }
         for bad in ["GPL-3.0", "", "MIT AND GPL-3.0", "(MIT OR Apache-2.0) AND GPL-3.0"] {
