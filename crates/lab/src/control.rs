@@ -25,6 +25,8 @@ pub(crate) enum Request {
         /// What to do.
         verb: Verb,
     },
+    /// What is not ready, and why.
+    Pending,
     /// Let the API answer, or not.
     Api {
         /// What to do; killing is stopping.

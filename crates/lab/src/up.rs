@@ -16,6 +16,7 @@ use rustix::thread::UnshareFlags;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::cli::{BAD, INTERRUPTED};
+use crate::control::{self, Reply, Request};
 use crate::enter::own_command;
 use crate::options::{Options, UpArgs};
 use crate::place::Place;
@@ -166,7 +167,11 @@ async fn follow(report: &mut Report<'_>, output: OwnedFd, limit: Option<Duration
             _ = terminate.recv() => return Ok(Outcome::Interrupted),
             () = &mut deadline => {
                 let fix = format!("bowline lab logs --name {}; or wait longer: --wait 2m", report.place.name);
-                let problem = Problem::new(1007, "the lab was not ready in time", format!("step {next}"), fix);
+                let pending = match control::ask(report.place, &Request::Pending) {
+                    Ok(Reply::Done { text }) => text,
+                    Ok(Reply::Found(_) | Reply::Refused { .. }) | Err(_) => String::new(),
+                };
+                let problem = Problem::new(1007, "the lab was not ready in time", format!("step {next}"), fix).because(pending);
                 return Ok(Outcome::Failed { step: next, problem });
             }
         };

@@ -153,6 +153,28 @@ impl Api {
         .await
     }
 
+    /// What is not ready, each on a line with its reason.
+    pub(crate) fn pending(&self, lab: &Lab) -> String {
+        let unready = |resource: &str| -> Vec<Arc<Value>> {
+            let all = self.store.list(&GroupResource::core(resource), None).items;
+            all.into_iter().filter(|object| !is_ready(object)).collect()
+        };
+        let text = |object: &Value, path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let nodes = unready("nodes").into_iter().map(|node| {
+            let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
+            let ready = conditions.into_iter().flatten().find(|condition| text(condition, "/type") == "Ready");
+            format!("node {}: {}", text(&node, "/metadata/name"), ready.map(|ready| text(ready, "/message")).unwrap_or_default())
+        });
+        let pods = unready("pods").into_iter().map(|pod| {
+            let (namespace, name) = (text(&pod, "/metadata/namespace"), text(&pod, "/metadata/name"));
+            let waiting = "/status/containerStatuses/0/state/waiting";
+            let why = [text(&pod, &format!("{waiting}/reason")), text(&pod, &format!("{waiting}/message"))].join(" ");
+            let said = logs::last_line(&lab.place.logs(), &namespace, &name).map(|line| format!("; its log ends: {line}"));
+            format!("pod {namespace}/{name}: {}{}", why.trim(), said.unwrap_or_default())
+        });
+        nodes.chain(pods).collect::<Vec<_>>().join("\n         ")
+    }
+
     /// Looks again after each write, and now and then at what no write tells of.
     async fn until<T, F: Future<Output = Result<()>>>(&self, done: impl Fn() -> Option<T>, check: impl Fn() -> F) -> Result<T> {
         let mut revisions = self.store.revisions();

@@ -61,6 +61,7 @@ async fn respond(lab: &Arc<Lab>, api: &Api, request: Request) -> Result<Reply> {
     Ok(match request {
         Request::Find { whom } => Reply::Found(lab.find(&whom)?),
         Request::Agent { node, verb } => Reply::Done { text: agents::conduct(lab, &node, verb).await? },
+        Request::Pending => Reply::Done { text: api.pending(lab) },
         Request::Api { verb: Verb::Start } => Reply::Done { text: api.open_doors(None).await?.to_owned() },
         Request::Api { verb: Verb::Stop | Verb::Kill } => Reply::Done { text: api.close_doors().await.to_owned() },
     })

@@ -40,6 +40,12 @@ pub(crate) fn forget_pod(lab: &Lab, pod: &Pod) {
     }
 }
 
+/// The last line that any container of a pod wrote.
+pub(super) fn last_line(logs: &Path, namespace: &str, name: &str) -> Option<String> {
+    let files = fs::read_dir(directory(logs, namespace, name)?).ok()?;
+    files.flatten().filter_map(|file| fs::read_to_string(file.path()).ok()?.lines().last().map(str::to_owned)).next()
+}
+
 /// What answers `kubectl logs`.
 pub(super) fn source(lab: &Lab) -> LogSource {
     let logs = lab.place.logs();

@@ -3,6 +3,8 @@
 //! One task owns all of it; what happens outside (exits, probes, the object's changes) reaches it as events.
 //! Invariant: whatever ADD was called for is given to DEL before the object is let go.
 
+mod end;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,8 +13,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use rustix::process::{Pid, Signal};
+use kube::api::{Patch, PatchParams};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
@@ -61,6 +63,7 @@ struct Worker {
     volumes: BTreeMap<String, PathBuf>,
     happenings: (mpsc::Sender<Happening>, mpsc::Receiver<Happening>),
     reported: Value,
+    failure: String,
 }
 
 /// Runs a pod from its binding to this node to its end.
@@ -111,6 +114,7 @@ impl Worker {
             volumes: BTreeMap::new(),
             happenings: mpsc::channel(64),
             reported: Value::Null,
+            failure: String::new(),
             kubelet,
             desired,
             pod,
@@ -153,6 +157,16 @@ impl Worker {
             if self.desired.borrow().ends() {
                 return None;
             }
+            if !self.host_network()
+                && let Err(error) = cni::load(&self.kubelet.node)
+            {
+                // Not a failure: the network is still to come, and when it does nobody should wait for long.
+                self.fail("NetworkNotReady", &error).await;
+                if self.pause(BACKOFF.0).await {
+                    return None;
+                }
+                continue;
+            }
             match self.make_sandbox().await {
                 Ok(sandbox) => match self.prepare().await {
                     Ok(()) => return Some(sandbox),
@@ -172,8 +186,11 @@ impl Worker {
 
     async fn fail(&mut self, reason: &'static str, error: &anyhow::Error) {
         let message = format!("{error:#}");
-        tracing::warn!(namespace = self.namespace(), name = self.name(), reason, error = message, "pod did not start");
-        self.note("Warning", reason, message.clone());
+        if self.failure != message {
+            tracing::warn!(namespace = self.namespace(), name = self.name(), reason, error = message, "pod did not start");
+            self.note("Warning", reason, message.clone());
+            self.failure.clone_from(&message);
+        }
         self.facts.pod_ips.clear();
         for container in &mut self.containers {
             container.state = State::Waiting { reason: "ContainerCreating", message: message.clone() };
@@ -357,24 +374,32 @@ impl Worker {
         self.note("Normal", "Started", format!("Started container {}", spec.name));
         let happenings = self.happenings.0.clone();
         let primary = self.facts.pod_ips.first().and_then(|ip| ip.parse().ok());
-        let probing = spec.readiness_probe.clone().zip(primary).map(|(wanted, ip)| {
-            let subject = Subject { container: spec, ip, pid, cgroup: sandbox.cgroup.clone(), env };
-            {
-                let (kubelet, happenings) = (Arc::clone(&self.kubelet), happenings.clone());
-                tokio::spawn(async move {
-                    let tell = |ready| {
-                        let happenings = happenings.clone();
-                        // One that is not heard is of a pod that ends.
-                        async move { drop(happenings.send(Happening::Probed { index, pid, ready }).await) }
-                    };
-                    probe::keep(&kubelet, &wanted, &subject, tell).await;
-                })
-            }
+        let (readiness, liveness) = (spec.readiness_probe.clone(), spec.liveness_probe.clone());
+        let name = spec.name.clone();
+        let subject = primary.map(|ip| Subject { container: spec, ip, pid, cgroup: sandbox.cgroup.clone(), env });
+        let probing = readiness.zip(subject.clone()).map(|(wanted, subject)| {
+            let (kubelet, happenings) = (Arc::clone(&self.kubelet), happenings.clone());
+            tokio::spawn(async move {
+                let tell = |ready| {
+                    let happenings = happenings.clone();
+                    // One that is not heard is of a pod that ends.
+                    async move { drop(happenings.send(Happening::Probed { index, pid, ready }).await) }
+                };
+                probe::keep(&kubelet, &wanted, &subject, tell).await;
+            })
+        });
+        let watching = liveness.zip(subject).map(|(wanted, subject)| {
+            let (kubelet, pod) = (Arc::clone(&self.kubelet), Arc::clone(&self.pod));
+            tokio::spawn(async move {
+                probe::until_dead(&kubelet, &wanted, &subject).await;
+                kubelet.note(&pod, "Warning", "Unhealthy", format!("Container {name} failed liveness probe, will be restarted"));
+                end::signal(&[pid], Signal::TERM);
+            })
         });
         tokio::spawn(async move {
             let code = child.wait().await.map_or(255, container::exit_code);
-            if let Some(probing) = probing {
-                probing.abort();
+            for task in [probing, watching].into_iter().flatten() {
+                task.abort();
             }
             // Nobody hears it once the pod has been let go.
             let _ = happenings.send(Happening::Exited { index, pid, code }).await;
@@ -454,135 +479,6 @@ impl Worker {
                     tokio::time::sleep(BACKOFF.0).await;
                 }
             }
-        }
-    }
-
-    /// Ends what runs, gives the network back, and lets the object go.
-    async fn finish(&mut self, sandbox: Option<Sandbox>) {
-        if let Some(sandbox) = sandbox {
-            let grace = self.grace();
-            self.stop_containers(grace).await;
-            self.kubelet.lab.set_pod(self.namespace(), self.name(), None);
-            self.take_down(sandbox).await;
-        }
-        if !self.desired.borrow().ends() {
-            self.report().await;
-            self.deletion().await;
-        }
-        self.let_go().await;
-    }
-
-    fn grace(&self) -> Duration {
-        let desired = self.desired.borrow();
-        if desired.gone {
-            return Duration::ZERO;
-        }
-        let meta = desired.pod.metadata.deletion_grace_period_seconds;
-        let spec = desired.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-        Duration::from_secs(meta.or(spec).and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(30))
-    }
-
-    fn running(&self) -> Vec<u32> {
-        self.containers
-            .iter()
-            .filter_map(|container| match container.state {
-                State::Running { pid, .. } => Some(pid),
-                State::Waiting { .. } | State::Ended(_) => None,
-            })
-            .collect()
-    }
-
-    /// TERM to every container, KILL to those that are left when the grace period is over.
-    async fn stop_containers(&mut self, grace: Duration) {
-        if self.running().is_empty() {
-            return;
-        }
-        self.note("Normal", "Killing", "Stopping containers".to_owned());
-        if !grace.is_zero() {
-            signal(&self.running(), Signal::TERM);
-            let _ = tokio::time::timeout(grace, self.all_exited()).await;
-        }
-        signal(&self.running(), Signal::KILL);
-        let _ = tokio::time::timeout(RESTART.1, self.all_exited()).await;
-        for container in &mut self.containers {
-            container.comes_back = false;
-        }
-    }
-
-    async fn all_exited(&mut self) {
-        while !self.running().is_empty() {
-            match self.happenings.1.recv().await {
-                Some(Happening::Exited { index, pid, code }) => {
-                    let now = self.containers.get(index).map(|container| container.state.clone());
-                    if let (Some(State::Running { pid: now, since }), Some(container)) = (now, self.containers.get_mut(index))
-                        && now == pid
-                    {
-                        container.state = State::Ended(Exit { code, since, at: status::now() });
-                        container.ready = false;
-                    }
-                }
-                Some(Happening::Probed { .. } | Happening::RestartDue { .. }) => {}
-                None => return,
-            }
-        }
-    }
-
-    /// Gives the network back, then ends all that is left of the sandbox.
-    async fn take_down(&self, sandbox: Sandbox) {
-        if let Some(attachment) = &sandbox.attachment {
-            let mut wait = BACKOFF.0;
-            while let Err(error) = self.detach(attachment).await {
-                tracing::warn!(namespace = self.namespace(), name = self.name(), error = format!("{error:#}"), "pod not detached");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(BACKOFF.1);
-            }
-        }
-        let directory = self.kubelet.node.path(volumes::pod_directory(&self.pod));
-        let swept = tokio::task::spawn_blocking(move || {
-            let cgroup = sandbox.cgroup.clone();
-            drop(sandbox);
-            let files = if directory.exists() { std::fs::remove_dir_all(&directory) } else { Ok(()) };
-            crate::ns::remove_cgroup(&cgroup).and(files)
-        })
-        .await;
-        if let Ok(Err(error)) = swept {
-            tracing::warn!(namespace = self.namespace(), name = self.name(), %error, "pod not swept");
-        }
-    }
-
-    async fn detach(&self, attachment: &Attachment) -> Result<()> {
-        cni::load(&self.kubelet.node)?.del(&self.kubelet.node, attachment).await
-    }
-
-    /// Removes the object, if it is still this pod.
-    async fn let_go(&self) {
-        crate::daemon::forget_pod(&self.kubelet.lab, &self.pod);
-        if self.desired.borrow().gone {
-            return;
-        }
-        let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: self.pod.metadata.uid.clone(), resource_version: None }),
-            ..DeleteParams::default().grace_period(0)
-        };
-        let pods = self.kubelet.pods(self.namespace());
-        loop {
-            match pods.delete(self.name(), &params).await {
-                Ok(_) => return,
-                Err(kube::Error::Api(refusal)) if refusal.code == 404 || refusal.code == 409 => return,
-                Err(error) => {
-                    tracing::warn!(namespace = self.namespace(), name = self.name(), %error, "pod not removed");
-                    tokio::time::sleep(BACKOFF.1).await;
-                }
-            }
-        }
-    }
-}
-
-fn signal(pids: &[u32], signal: Signal) {
-    for pid in pids {
-        if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
-            // One that has just ended is what was wanted.
-            let _ = rustix::process::kill_process(pid, signal);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Readiness probes, from the node's own network as kubelet makes them.
+//! Readiness and liveness probes, from the node's own network as kubelet makes them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -48,6 +48,19 @@ pub(super) async fn keep<F: Future<Output = ()>>(kubelet: &Kubelet, wanted: &Pro
             changed(ready).await;
         }
         tokio::time::sleep(period(wanted, ready)).await;
+    }
+}
+
+/// Probes until it has failed as often in a row as the container may.
+pub(super) async fn until_dead(kubelet: &Kubelet, wanted: &Probe, subject: &Subject) {
+    tokio::time::sleep(seconds(wanted.initial_delay_seconds, 0)).await;
+    let mut bad = 0;
+    while bad < wanted.failure_threshold.unwrap_or(3).max(1) {
+        tokio::time::sleep(period(wanted, true)).await;
+        match attempt(kubelet, wanted, subject).await {
+            Ok(()) => bad = 0,
+            Err(_) => bad += 1,
+        }
     }
 }
 
