@@ -3,6 +3,7 @@
 //! Invariants: ADD answers only when the pod's policy is in the kernel; until then the pod's interface drops everything, since its addresses
 //! are in none of the maps that let packets pass. An address is given out again only after the kernel has let go of its former owner.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -38,7 +39,7 @@ pub(crate) struct CniServer {
     records: Records,
     state_dir: std::path::PathBuf,
     pool: Mutex<Pool>,
-    held: Mutex<std::collections::BTreeMap<AttachmentKey, Record>>,
+    held: Mutex<BTreeMap<AttachmentKey, Record>>,
     changes: mpsc::Sender<Change>,
     published: watch::Receiver<Published>,
     applied: watch::Receiver<Applied>,
@@ -80,7 +81,7 @@ impl CniServer {
         for (path, reason) in loaded.unreadable {
             tracing::warn!(path = %path.display(), reason, "attachment record unreadable, left aside");
         }
-        let mut held = std::collections::BTreeMap::new();
+        let mut held = BTreeMap::new();
         let mut pool = Pool::default();
         for record in loaded.records {
             let key = AttachmentKey::new(&record.container_id, &record.ifname);
@@ -320,18 +321,19 @@ impl CniServer {
         }
     }
 
-    /// Attachments whose interface was gone both now and at the last look (the names given back last time) are collected.
-    pub(crate) fn collect(&self, gone_before: &mut std::collections::BTreeSet<Arc<str>>) {
+    /// Collects what no DEL came for: attachments whose interface or pod was gone both now and at the last look (given back last time).
+    pub(crate) fn collect(&self, gone_before: &mut BTreeSet<Arc<str>>) {
         let Ok(mut node) = Netlink::open() else { return };
-        let mut gone_now = std::collections::BTreeSet::new();
+        let orphans = self.published.borrow().orphans.clone();
+        let mut gone_now = BTreeSet::new();
         let held: Vec<(AttachmentKey, Record)> = lock(&self.held).iter().map(|(k, r)| (k.clone(), r.clone())).collect();
         for (key, record) in held {
             let name = record.intent.host_ifname.clone();
-            if !matches!(node.link(&name), Ok(None)) {
+            if !orphans.contains(&name) && !matches!(node.link(&name), Ok(None)) {
                 continue;
             }
             if gone_before.contains(&name) {
-                tracing::info!(container = record.container_id, link = %name, "attachment without interface collected");
+                tracing::info!(container = record.container_id, link = %name, "attachment without pod or interface collected");
                 self.release(&key, &record);
             } else {
                 gone_now.insert(name);

@@ -3,6 +3,7 @@
 //! Drains every change that is ready, folds them, and compiles once. Until every input has been listed once nothing is published, so that
 //! nobody downstream can mistake "not yet known" for "gone".
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bowline_compile::Compiler;
@@ -24,6 +25,8 @@ pub(crate) struct Published {
     pub(crate) problems: Arc<Vec<Problem>>,
     /// Every input has been listed once.
     pub(crate) synced: bool,
+    /// Attachments, by host interface name, whose pod the API server does not know (any more).
+    pub(crate) orphans: Arc<BTreeSet<Arc<str>>>,
     /// Counts for `bowline status`.
     pub(crate) counts: Counts,
 }
@@ -97,7 +100,10 @@ impl Turn {
             }
             changed
         });
+        let orphaned = self.world.attached().values().filter(|a| a.intent.pod.is_some() && self.world.pod_of(a).is_none());
+        let orphans = Arc::new(orphaned.map(|a| a.host_ifname().clone()).collect());
         self.published.send_replace(Published {
+            orphans,
             intent,
             problems: Arc::new(compiled.problems),
             synced: true,
