@@ -31,6 +31,8 @@ use crate::holder::{Holder, Holding, Kind};
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// First and longest pause before a container that ended is started again.
 const RESTART: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Why a pod waits before its node's network is there.
+const NOT_READY: &str = "NetworkNotReady";
 /// How often ConfigMaps and Secrets are looked at again.
 const REFRESH: Duration = Duration::from_secs(5);
 
@@ -161,7 +163,7 @@ impl Worker {
                 && let Err(error) = cni::load(&self.kubelet.node)
             {
                 // Not a failure: the network is still to come, and when it does nobody should wait for long.
-                self.fail("NetworkNotReady", &error).await;
+                self.fail(NOT_READY, &error).await;
                 if self.pause(BACKOFF.0).await {
                     return None;
                 }
@@ -187,7 +189,11 @@ impl Worker {
     async fn fail(&mut self, reason: &'static str, error: &anyhow::Error) {
         let message = format!("{error:#}");
         if self.failure != message {
-            tracing::warn!(namespace = self.namespace(), name = self.name(), reason, error = message, "pod did not start");
+            if reason == NOT_READY {
+                tracing::info!(namespace = self.namespace(), name = self.name(), "pod waits for the node's network");
+            } else {
+                tracing::warn!(namespace = self.namespace(), name = self.name(), reason, error = message, "pod did not start");
+            }
             self.note("Warning", reason, message.clone());
             self.failure.clone_from(&message);
         }
