@@ -18,7 +18,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use crate::cli::{BAD, INTERRUPTED};
 use crate::control::{self, Reply, Request};
 use crate::enter::own_command;
-use crate::options::{Options, UpArgs};
+use crate::options::{Agents, Options, UpArgs};
 use crate::place::Place;
 use crate::progress::{Marks, ProblemError, Progress, problem_of};
 use crate::{init, ns, place};
@@ -225,6 +225,20 @@ impl Report<'_> {
             "Ready in {}. Next:\n  export KUBECONFIG=$(bowline lab kubeconfig{name})\n  kubectl get pods -A\n  bowline check",
             self.seconds()
         )?;
+        self.warn_of_problems(options)
+    }
+
+    /// A lab can be up and its network refused, say host-gw between nodes that are no neighbours: the product's own word on that.
+    fn warn_of_problems(&self, options: &Options) -> Result<()> {
+        if options.agents == Agents::None {
+            return Ok(());
+        }
+        let status = own_command().args(["status", "--name", &options.name]).stdin(Stdio::null()).output().context("run bowline status")?;
+        if status.status.code() == Some(i32::from(BAD)) {
+            let told = String::from_utf8_lossy(&status.stdout);
+            let problems = told.split("\n\n").filter(|part| part.contains("BW"));
+            writeln!(std::io::stderr(), "\n! the agents report problems:\n{}", problems.collect::<Vec<_>>().join("\n").trim_end())?;
+        }
         Ok(())
     }
 
