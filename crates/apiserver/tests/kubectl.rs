@@ -1,4 +1,5 @@
 //! The server as kubectl sees it. Skipped, with a printed reason, where no kubectl is installed.
+#![allow(clippy::disallowed_methods, reason = "it drives processes and keeps time")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]

@@ -1,5 +1,5 @@
 //! The server as its clients see it: over real sockets on loopback, with an upstream of the test's own.
-
+#![allow(clippy::disallowed_methods, reason = "it drives processes and keeps time")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod bench;

@@ -1,6 +1,6 @@
 //! The process from its start to its end: feed, reload, an agent that goes, signals. Alone in its file, since signals
 //! reach the whole process.
-
+#![allow(clippy::disallowed_methods, reason = "it drives processes and keeps time")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod bench;

@@ -2,6 +2,9 @@
 //!
 //! Each program takes the whole and uses its part.
 #![allow(dead_code, reason = "each program uses its part")]
+#![allow(clippy::indexing_slicing, reason = "a missing JSON field is null, and a test may fail loudly")]
+#![allow(clippy::print_stdout, reason = "a test runner prints its rows")]
+#![allow(clippy::disallowed_methods, reason = "it drives processes and waits for them")]
 
 pub(crate) mod cluster;
 pub(crate) mod generate;

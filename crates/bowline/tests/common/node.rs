@@ -2,7 +2,7 @@
 //!
 //! Left out is what moves by itself: handles, counters, times that run down, numbers of links.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -21,7 +21,7 @@ pub(crate) struct Kernel {
     pub(crate) theirs: BTreeSet<String>,
 }
 
-const DUMP: &str = "echo '#nft'; nft -j list ruleset; \
+const DUMP: &str = "echo '#nft'; nft -j list ruleset || exit 1; \
     echo '#route'; ip -o -4 route show table all; ip -o -6 route show table all; \
     echo '#rule'; ip -o -4 rule; ip -o -6 rule; \
     echo '#link'; ip -o link; \
@@ -70,16 +70,24 @@ fn is_ours(kind: &str, line: &str) -> bool {
 
 fn nftables(text: &str, kernel: &mut Kernel) -> Result<()> {
     let document: Value = serde_json::from_str(text)?;
-    let mut position = 0;
+    let mut positions: BTreeMap<String, usize> = BTreeMap::new();
     for object in document["nftables"].as_array().into_iter().flatten().filter(|object| object.get("metainfo").is_none()) {
         let mut object = object.clone();
         let inner = object.as_object().and_then(|fields| fields.values().next()).cloned().unwrap_or_default();
         let ours =
             inner["family"] == "inet" && (inner["table"] == "bowline" || (inner["name"] == "bowline" && inner.get("table").is_none()));
         still(&mut object);
-        // The order of rules in a chain is part of what they are.
-        position = if object.get("rule").is_some() { position + 1 } else { 0 };
-        if ours { &mut kernel.ours } else { &mut kernel.theirs }.insert(format!("nft {position} {object}"));
+        // The order of rules in a chain is part of what they are; that of chains is not.
+        let place = match object.get("rule") {
+            Some(rule) => {
+                let chain = format!("{} {} {}", rule["family"], rule["table"], rule["chain"]);
+                let position = positions.entry(chain).or_default();
+                *position += 1;
+                *position
+            }
+            None => 0,
+        };
+        if ours { &mut kernel.ours } else { &mut kernel.theirs }.insert(format!("nft {place} {object}"));
     }
     Ok(())
 }

@@ -112,6 +112,14 @@ impl Lab {
         all.collect::<Vec<_>>().join("; ")
     }
 
+    /// Starts what a failed check may have left stopped.
+    pub(crate) fn mend(&self) {
+        let _ = self.api("start");
+        for node in NODES {
+            let _ = self.agent("start", node);
+        }
+    }
+
     /// Kills every agent, and starts it again after `pause`.
     pub(crate) fn kill_agents(&self, pause: Duration) -> Result<()> {
         for node in NODES {

@@ -89,6 +89,8 @@ fn run(row: &Row, bench: &Bench) -> bool {
     println!("{:<16} {:<44} {mark:<4} {:>5.1}s  {seen}", row.name, row.title, started.elapsed().as_secs_f64());
     if let (Err(_), Some(lab)) = (&outcome, &bench.lab) {
         print!("{}", lab.report());
+        // The next check finds the lab as the first one did.
+        lab.mend();
     }
     outcome.is_ok()
 }

@@ -84,7 +84,8 @@ fn edge(lab: &Lab, servers: &[Pod], v6: bool) -> Result<()> {
             ensure!(output.status.code() == Some(28), "{} has no endpoint and answers: {}", node.name, output.status);
             continue;
         }
-        let page = eventually(|| said(&lab.client(&words(&curl(node.ip(v6)?, 32001)))?).with_context(|| format!("{}: no page", node.name)))?;
+        let page =
+            eventually(|| said(&lab.client(&words(&curl(node.ip(v6)?, 32001)))?).with_context(|| format!("{}: no page", node.name)))?;
         ensure!(field(&page, "node") == Some(&node.name) && address_of(&page, "client")? == outside, "{}: {page}", node.name);
     }
     Ok(())
@@ -145,9 +146,7 @@ pub(crate) fn policies(lab: &Lab) -> Result<String> {
     let server = pods(lab, "name=networkpolicy-demo")?.into_iter().next().context("no replica")?;
     let asker = pods(lab, "app=nginx-ds")?.into_iter().find(|p| p.node != server.node).context("no pod on another node")?;
     let policy = |name: &str, spec: &str| {
-        lab.apply_text(&format!(
-            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}}}\nspec:\n{spec}\n"
-        ))
+        lab.apply_text(&format!("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}}}\nspec:\n{spec}\n"))
     };
     let gone = |name: &str| lab.kubectl(&["delete", "networkpolicy", name]).map(drop);
     for v6 in lab.families() {
@@ -156,7 +155,10 @@ pub(crate) fn policies(lab: &Lab) -> Result<String> {
         eventually(open)?;
         policy("out", "  podSelector: {matchLabels: {app: nginx-ds}}\n  policyTypes: [Egress]")?;
         eventually(shut).context("deny-all egress")?;
-        policy("out", "  podSelector: {matchLabels: {app: nginx-ds}}\n  policyTypes: [Egress]\n  egress: [{to: [{podSelector: {matchLabels: {name: networkpolicy-demo}}}], ports: [{port: 80}]}]")?;
+        policy(
+            "out",
+            "  podSelector: {matchLabels: {app: nginx-ds}}\n  policyTypes: [Egress]\n  egress: [{to: [{podSelector: {matchLabels: {name: networkpolicy-demo}}}], ports: [{port: 80}]}]",
+        )?;
         eventually(open).context("egress to the selected pods")?;
         gone("out")?;
         policy("range", "  podSelector: {matchLabels: {name: networkpolicy-demo}}\n  ingress: [{ports: [{port: 81, endPort: 90}]}]")?;
@@ -164,9 +166,15 @@ pub(crate) fn policies(lab: &Lab) -> Result<String> {
         policy("range", "  podSelector: {matchLabels: {name: networkpolicy-demo}}\n  ingress: [{ports: [{port: 79, endPort: 90}]}]")?;
         eventually(open).context("a range around the port")?;
         gone("range")?;
-        policy("space", "  podSelector: {matchLabels: {name: networkpolicy-demo}}\n  ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}]}]")?;
+        policy(
+            "space",
+            "  podSelector: {matchLabels: {name: networkpolicy-demo}}\n  ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}]}]",
+        )?;
         eventually(shut).context("another namespace alone")?;
-        policy("space", "  podSelector: {matchLabels: {name: networkpolicy-demo}}\n  ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: nginx-ds}}}]}]")?;
+        policy(
+            "space",
+            "  podSelector: {matchLabels: {name: networkpolicy-demo}}\n  ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: nginx-ds}}}]}]",
+        )?;
         eventually(open).context("selected pods of every namespace")?;
         gone("space")?;
     }

@@ -3,6 +3,8 @@
 //! A runner of its own: labs are shared by the scenarios that fit together, a table says what was seen, and the last line counts.
 //! `--demo` runs the IPv4 rows and leaves a lab to look around in; words select rows by name.
 
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a test runner prints its rows and keeps their time")]
+
 #[path = "../common/mod.rs"]
 mod common;
 mod dns;

@@ -72,7 +72,7 @@ fn path(lab: &Lab, all: &[Pod], v6: bool) -> Result<()> {
     let mut capture = lab.node_background(&from.node, &["tcpdump", "-n", "-l", "-i", "eth0", "-c", "3", &filter])?;
     let seen = eventually(|| {
         fetch_from_pod(lab, from, to.ip(v6)?, 80)?;
-        Ok(capture.try_wait()?.context("the path's packets are not on the underlay")?)
+        capture.try_wait()?.context("the path's packets are not on the underlay")
     });
     if seen.is_err() {
         capture.kill()?;

@@ -18,8 +18,11 @@ const PLUGIN: &str = "/opt/cni/bin/bowline-cni";
 /// Calls under way at once.
 const LANES: usize = 4;
 
-/// How long a DEL may be refused.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a call may be refused.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Time before a refused call is repeated.
+const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 struct Seen {
@@ -28,6 +31,7 @@ struct Seen {
     refused: AtomicUsize,
     repeated: AtomicUsize,
     held: Mutex<BTreeSet<String>>,
+    refusal: Mutex<Option<String>>,
     wrong: Mutex<Vec<String>>,
 }
 
@@ -36,12 +40,13 @@ impl Seen {
         json!({
             "begun": self.next.load(Ordering::Relaxed), "added": self.added.load(Ordering::Relaxed),
             "refused": self.refused.load(Ordering::Relaxed), "repeated": self.repeated.load(Ordering::Relaxed),
+            "refusal": *self.refusal.lock().unwrap_or_else(PoisonError::into_inner),
             "wrong": *self.wrong.lock().unwrap_or_else(PoisonError::into_inner),
         })
     }
 }
 
-/// `count` pairs of calls; every other one in the name of one of `pods`, which the API knows.
+/// `count` pairs of granted calls; every other one in the name of one of `pods`, which the API knows.
 pub(super) fn run(count: usize, pods: &[&str]) -> Result<()> {
     let config = configuration()?;
     let seen = Arc::new(Seen::default());
@@ -56,7 +61,7 @@ pub(super) fn run(count: usize, pods: &[&str]) -> Result<()> {
                         return;
                     }
                     let pod = pods.get(number % (2 * pods.len().max(1))).map(String::as_str);
-                    if let Err(error) = attach_and_detach(&seen, &config, number, pod) {
+                    if let Err(error) = run_pod(&seen, &config, number, pod) {
                         seen.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{number}: {error:#}"));
                     }
                 }
@@ -81,8 +86,22 @@ fn configuration() -> Result<String> {
     Ok(plugin.to_string())
 }
 
-fn attach_and_detach(seen: &Seen, config: &str, number: usize, pod: Option<&str>) -> Result<()> {
-    let id = format!("fault-{number}");
+/// Begins anew after a refusal, with another namespace and id, as kubelets do.
+fn run_pod(seen: &Seen, config: &str, number: usize, pod: Option<&str>) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    for attempt in 0.. {
+        if attach_and_detach(seen, config, number, attempt, pod)? {
+            break;
+        }
+        ensure!(Instant::now() < end, "ADD is still refused after {attempt} attempts");
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// Whether ADD was granted; in any case nothing must be left.
+fn attach_and_detach(seen: &Seen, config: &str, number: usize, attempt: u32, pod: Option<&str>) -> Result<bool> {
+    let id = format!("fault-{number}-{attempt}");
     run_ip(&["netns", "add", &id])?;
     let added = call("ADD", config, &id, pod)?;
     let mut held = Vec::new();
@@ -95,13 +114,15 @@ fn attach_and_detach(seen: &Seen, config: &str, number: usize, pod: Option<&str>
         }
     } else {
         seen.refused.fetch_add(1, Ordering::Relaxed);
+        let why = String::from_utf8_lossy(&added.stdout).into_owned();
+        seen.refusal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
     }
     {
         let mut all = seen.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.iter().for_each(|address| _ = all.remove(address));
     }
     // Runtimes may have taken the namespace away before DEL is called.
-    let gone_before = number % 3 == 0;
+    let gone_before = number.is_multiple_of(3);
     if gone_before {
         run_ip(&["netns", "del", &id])?;
     }
@@ -109,7 +130,7 @@ fn attach_and_detach(seen: &Seen, config: &str, number: usize, pod: Option<&str>
     if !gone_before {
         run_ip(&["netns", "del", &id])?;
     }
-    Ok(())
+    Ok(added.status.success())
 }
 
 fn detach(seen: &Seen, config: &str, id: &str, pod: Option<&str>) -> Result<()> {
@@ -121,7 +142,7 @@ fn detach(seen: &Seen, config: &str, id: &str, pod: Option<&str>) -> Result<()> 
         }
         ensure!(Instant::now() < end, "DEL still fails: {}", String::from_utf8_lossy(&deleted.stdout));
         seen.repeated.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(PAUSE);
     }
 }
 

@@ -31,6 +31,11 @@ impl Flow {
         })
     }
 
+    /// Answers are still awaited.
+    fn is_open(&self) -> bool {
+        self.answered < self.sent
+    }
+
     /// What is reported from now on is counted from now on.
     fn renew(&mut self) {
         self.longest_gap = Duration::ZERO;
@@ -88,7 +93,7 @@ pub(super) fn run(tag: &str, pause_us: u64, targets: &[SocketAddr]) -> Result<()
         let _ = sender.join();
     }
     let end = Instant::now() + STRAGGLERS;
-    while Instant::now() < end && flows.iter().any(|(_, _, flow)| lock(flow).answered < lock(flow).sent) {
+    while Instant::now() < end && flows.iter().any(|(_, _, flow)| lock(flow).is_open()) {
         std::thread::sleep(Duration::from_millis(10));
     }
     let last: Value = flows.iter().map(|(target, _, flow)| lock(flow).report(*target)).collect();

@@ -92,9 +92,8 @@ fn start(target: SocketAddr) -> Result<Arc<Seen>> {
 fn datagram(socket: &UdpSocket, target: SocketAddr, seen: &Seen) {
     let mut buffer = [0; 512];
     for outcome in [socket.recv(&mut buffer).map(|_| ()), socket.send(b"probe 0").map(|_| ())] {
-        match outcome.map_err(|error| error.kind()) {
-            Err(ErrorKind::ConnectionRefused) => seen.through(target, "port unreachable"),
-            Ok(()) | Err(_) => {}
+        if outcome.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+            seen.through(target, "port unreachable");
         }
     }
     // An answer waits in the socket; what was sent is none.
