@@ -1,14 +1,16 @@
 //! A compact notation for worlds: one object a line.
 //!
-//!     node n1 192.168.0.1 cidr=10.42.1.0/24 ^1
-//!     ns shop team=red
-//!     pod shop/web 10.42.1.2 fd42:1::2 @n1 app=web :http:80/tcp +attached ^3
-//!     svc shop/api 10.43.0.9 :http:80:30080/tcp type=NodePort +local
-//!     slice shop/api-1 of=api :http:8080/tcp 10.42.1.2@n1 10.42.2.2@n2!draining
-//!     policy shop/in {podSelector: {}, ingress: []}
-//!     attach shop/web 10.42.1.2 uid=7
-//!     del Pod shop/web
-//!     detach shop/web
+//! ```text
+//! node n1 192.168.0.1 cidr=10.42.1.0/24 ^1
+//! ns shop team=red
+//! pod shop/web 10.42.1.2 fd42:1::2 @n1 app=web :http:80/tcp +attached ^3
+//! svc shop/api 10.43.0.9 :http:80:30080/tcp type=NodePort +local
+//! slice shop/api-1 of=api :http:8080/tcp 10.42.1.2@n1 10.42.2.2@n2!draining
+//! policy shop/in {podSelector: {}, ingress: []}
+//! attach shop/web 10.42.1.2 uid=7
+//! del Pod shop/web
+//! detach shop/web
+//! ```
 //!
 //! `^3` is the creation time; a word with a plus sign is a flag; `key=value` is a label where nothing else is said.
 
