@@ -1,0 +1,79 @@
+//! Made-up clusters: intents with many services.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use bowline_model::intent::Intent;
+use bowline_model::intent::routes::{BackendConf, FabricNode};
+use bowline_model::intent::services::{Endpoint, Frontend, FrontendAddress, ServiceIntent, WhenEmpty};
+use bowline_model::{Dual, MacAddr, Protocol, ServiceName};
+use ipnet::{IpNet, Ipv4Net};
+
+/// First address of the service network, 10.43.0.0/16.
+const SERVICES: u32 = u32::from_be_bytes([10, 43, 0, 0]);
+/// First address of the pod networks of other nodes, 10.64.0.0/12.
+const FAR_PODS: u32 = u32::from_be_bytes([10, 64, 0, 0]);
+
+/// The `n`th address after `first`.
+fn after(first: u32, n: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(first.saturating_add(n)))
+}
+
+/// The virtual address of service `n`; there are 65,000.
+pub(crate) fn vip(n: u32) -> IpAddr {
+    after(SERVICES, n + 1)
+}
+
+/// Endpoint number `n` of all.
+pub(crate) fn endpoint(n: u32) -> Endpoint {
+    Endpoint { ip: after(FAR_PODS, n + 1), port: 8080 }
+}
+
+/// The name of service `n`.
+pub(crate) fn name(n: u32) -> ServiceName {
+    ServiceName::new("bench", format!("svc-{n}"))
+}
+
+/// A service of one port over these endpoints.
+pub(crate) fn service(n: u32, endpoints: Vec<Endpoint>) -> Arc<ServiceIntent> {
+    let frontend = Frontend {
+        address: FrontendAddress::Vip(vip(n)),
+        protocol: Protocol::Tcp,
+        port: 80,
+        endpoints,
+        affinity_secs: None,
+        when_empty: WhenEmpty::Reject,
+    };
+    Arc::new(ServiceIntent { frontends: vec![frontend] })
+}
+
+/// A node without pods and peers, and `services` services of two endpoints each.
+pub(crate) fn intent(services: u32) -> Intent {
+    let mut intent = Intent { revision: 1, ..Intent::default() };
+    let routes = Arc::make_mut(&mut intent.routes);
+    routes.backend = BackendConf::HostGw;
+    routes.cluster_cidrs = vec![net([10, 42, 0, 0], 16), net([10, 64, 0, 0], 12)];
+    routes.local = Some(Arc::new(FabricNode {
+        name: "n1".into(),
+        internal: Dual { v4: Some(IpAddr::V4(Ipv4Addr::new(192, 168, 200, 11))), v6: None },
+        pod_cidrs: vec![net([10, 42, 1, 0], 24)],
+        id: 1,
+        vtep_mac: MacAddr([2, 0, 0, 0, 0xff, 1]),
+    }));
+    let all = Arc::make_mut(&mut intent.services);
+    all.service_cidrs = vec![net([10, 43, 0, 0], 16)];
+    all.services = (0..services).map(|n| (name(n), service(n, vec![endpoint(2 * n), endpoint(2 * n + 1)]))).collect();
+    intent
+}
+
+/// The same with one endpoint of service `n` replaced by another.
+pub(crate) fn with_one_endpoint_changed(intent: &Intent, n: u32, to: u32) -> Intent {
+    let mut new = intent.clone();
+    new.revision += 1;
+    Arc::make_mut(&mut new.services).services.insert(name(n), service(n, vec![endpoint(2 * n), endpoint(to)]));
+    new
+}
+
+fn net(address: [u8; 4], length: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from(address), length))
+}
