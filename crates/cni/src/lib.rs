@@ -25,6 +25,6 @@ pub use config::{NetworkConfig, fuzz_config};
 pub use env::{Invocation, PodIdentity, Verb};
 pub use error::{CniError, code};
 pub use plugin::plugin_main;
-pub use result::{CniResult, Dns, Interface, IpConfig, Route};
+pub use result::{CniResult, Dns, Interface, IpConfig, Route, fuzz_result};
 pub use runtime::RuntimeConfig;
 pub use version::Version;

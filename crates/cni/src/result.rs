@@ -307,3 +307,27 @@ impl CniResult {
 fn members<'a>(object: &'a mut Map<String, Value>, key: &str) -> impl Iterator<Item = &'a mut Map<String, Value>> {
     object.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
 }
+
+/// Entry for fuzzing: reads the bytes as a result and, where that works, renders, reads back, merges and compares it.
+///
+/// # Panics
+/// If what a result is rendered to cannot be read back, or not as the same: that is what fuzzers are to look for.
+pub fn fuzz_result(bytes: &[u8]) {
+    let Some(result) = serde_json::from_slice(bytes).ok().and_then(|value: Value| CniResult::parse(&value).ok()) else {
+        return;
+    };
+    for version in Version::SUPPORTED {
+        let rendered = result.render(version);
+        let back = CniResult::parse(&rendered);
+        assert!(back.is_ok(), "a result of ours can be read back: {rendered}");
+        if version >= Version::V1_1_0 {
+            assert_eq!(back.ok().as_ref(), Some(&result), "the newest form keeps everything");
+        }
+    }
+    for ifname in ["eth0", ""] {
+        let _ = result.check_against(&CniResult::default(), ifname); // must not panic; either answer is fine
+        let _ = CniResult::default().check_against(&result, ifname);
+    }
+    let merged = result.clone().after(Some(result));
+    assert!(CniResult::parse(&merged.render(Version::V1_1_0)).is_ok(), "a merged result can be read back");
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bowline_cni::config::{decode, fuzz_config};
 use bowline_cni::env::{Variables, check_container_id, check_ifname};
 use bowline_cni::plugin::run;
-use bowline_cni::{CniError, Invocation, NetworkConfig, Verb, code};
+use bowline_cni::{CniError, CniResult, Invocation, NetworkConfig, Verb, code, fuzz_result};
 use bowline_model::Protocol;
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
@@ -294,20 +294,8 @@ impl Random {
     }
 }
 
-#[test]
-fn no_configuration_makes_it_panic() {
-    let seeds = [
-        good().to_string(),
-        json!({"cniVersion": "0.2.0", "name": "n", "prevResult": {"ip4": {"ip": "10.0.0.1/24", "routes": null}}}).to_string(),
-        json!({"cniVersion": "1.0.0", "name": "n", "runtimeConfig": {
-            "portMappings": [{"hostPort": 1, "containerPort": 2, "protocol": "tcp", "hostIP": "::1"}],
-            "bandwidth": {"ingressRate": 1, "ingressBurst": 1}, "ips": ["10.0.0.1/8"], "mac": "02:00:00:00:00:01",
-            "dns": {"servers": ["1.1.1.1"]}, "ipRanges": [[{"subnet": "10.0.0.0/8", "rangeStart": "10.0.0.1"}]]},
-            "args": {"cni": {"ips": ["::1"]}}, "prevResult": {"interfaces": [{"name": "a", "mtu": 5}],
-            "ips": [{"address": "10.0.0.1/8", "interface": 0, "version": "4"}], "routes": [{"dst": "::/0", "mtu": 3}],
-            "dns": {"nameservers": ["x"]}}, "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "b"}]})
-        .to_string(),
-    ];
+/// 100,000 times a seed with random damage, or random bytes.
+fn damaged(seeds: &[String], case: impl Fn(&[u8])) {
     let pieces: [&[u8]; 14] = [
         b"null",
         b"{}",
@@ -325,8 +313,8 @@ fn no_configuration_makes_it_panic() {
         b"0.1.0",
     ];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    for case in 0..100_000_usize {
-        let mut bytes = match seeds.get(case % 4) {
+    for number in 0..100_000_usize {
+        let mut bytes = match seeds.get(number % (seeds.len() + 1)) {
             Some(seed) => seed.clone().into_bytes(),
             None => (0..random.below(64)).map(|_| random.next().to_le_bytes()[0]).collect(),
         };
@@ -340,6 +328,43 @@ fn no_configuration_makes_it_panic() {
                 _ => bytes.iter_mut().skip(at).take(1).for_each(|b| *b = b.wrapping_add(1)),
             }
         }
-        fuzz_config(&bytes);
+        case(&bytes);
+    }
+}
+
+#[test]
+fn no_configuration_makes_it_panic() {
+    let seeds = [
+        good().to_string(),
+        json!({"cniVersion": "0.2.0", "name": "n", "prevResult": {"ip4": {"ip": "10.0.0.1/24", "routes": null}}}).to_string(),
+        json!({"cniVersion": "1.0.0", "name": "n", "runtimeConfig": {
+            "portMappings": [{"hostPort": 1, "containerPort": 2, "protocol": "tcp", "hostIP": "::1"}],
+            "bandwidth": {"ingressRate": 1, "ingressBurst": 1}, "ips": ["10.0.0.1/8"], "mac": "02:00:00:00:00:01",
+            "dns": {"servers": ["1.1.1.1"]}, "ipRanges": [[{"subnet": "10.0.0.0/8", "rangeStart": "10.0.0.1"}]]},
+            "args": {"cni": {"ips": ["::1"]}}, "prevResult": {"interfaces": [{"name": "a", "mtu": 5}],
+            "ips": [{"address": "10.0.0.1/8", "interface": 0, "version": "4"}], "routes": [{"dst": "::/0", "mtu": 3}],
+            "dns": {"nameservers": ["x"]}}, "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "b"}]})
+        .to_string(),
+    ];
+    damaged(&seeds, fuzz_config);
+}
+
+/// The seeds of the fuzz target `cni_result`.
+const RESULTS: [&str; 3] = [
+    include_str!("../../../fuzz/seeds/cni_result/new"),
+    include_str!("../../../fuzz/seeds/cni_result/old"),
+    include_str!("../../../fuzz/seeds/cni_result/empty"),
+];
+
+#[test]
+fn no_result_makes_it_panic() {
+    damaged(&RESULTS.map(str::to_owned), fuzz_result);
+}
+
+#[test]
+fn seeds_are_good_results() {
+    for seed in RESULTS {
+        let result = CniResult::parse(&serde_json::from_str(seed).unwrap()).unwrap();
+        assert_eq!(result.ips.len(), if result.ips.is_empty() { 0 } else { 2 }, "{result:?}");
     }
 }

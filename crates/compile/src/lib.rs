@@ -6,6 +6,7 @@
 pub mod codes;
 mod compiler;
 pub mod dns;
+pub mod fuzz;
 pub mod ipam;
 pub mod oracle;
 pub mod policy;
@@ -19,6 +20,7 @@ pub mod world;
 mod tests;
 
 pub use compiler::Compiler;
+pub use fuzz::fuzz_objects;
 pub use policy::{Flow, Judge, Reason, Verdict, judge};
 pub use world::{Attached, Change, Kind, Object, ObjectKey, Settings, Touched, World};
 

@@ -1,0 +1,7 @@
+//! A DNS message, from a client and from an upstream.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| bowline_dns::fuzz_message(bytes));
