@@ -63,6 +63,8 @@ pub(crate) struct Applier {
     nft: Reconciler<NftDriver>,
     net: Reconciler<NetDriver>,
     lowered: Arc<Intent>,
+    /// The newest intent whose rules were all written: what it allows is all that is let through.
+    reaped: Arc<Intent>,
     host: HostFacts,
     iface: Option<String>,
     lowering_problems: Vec<Problem>,
@@ -121,6 +123,7 @@ impl Applier {
             nft: Reconciler::new(NftDriver::open()?),
             net: Reconciler::new(NetDriver::open()?),
             lowered: Arc::default(),
+            reaped: Arc::default(),
             host: HostFacts::default(),
             iface,
             lowering_problems: Vec::new(),
@@ -179,7 +182,11 @@ impl Applier {
         // Links and routes after the rules that guard them.
         let routes = self.net.sync(looks.net, now);
         let old = std::mem::replace(&mut self.lowered, intent.clone());
-        reap::reap(&old, intent);
+        let repaired = old.revision == intent.revision && rules.written + rules.removed > 0;
+        reap::reap(&self.reaped, intent, repaired);
+        if rules.is_clean() {
+            self.reaped = intent.clone();
+        }
         self.tell(&rules, &routes, before);
     }
 

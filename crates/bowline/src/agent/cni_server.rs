@@ -219,10 +219,11 @@ impl CniServer {
     }
 
     fn attach(&self, record: &Record, netns: OwnedFd) -> Result<CniResult, CniError> {
-        self.tell(attached(record))?;
         let namespace = NetNs::from_fd(netns);
         let mut node = Netlink::open().map_err(|e| io_failure("no netlink socket", e))?;
         pod::attach(&mut node, &namespace, &link_spec(record)).map_err(|e| io_failure("the pod's interface cannot be made", e))?;
+        // Only now: what is written from the intent has to be the last word on the pod's route.
+        self.tell(attached(record))?;
         let name = record.intent.host_ifname.clone();
         self.wait_applied(POLICY_WAIT, |applied| applied.holds_pod(&name)).map_err(|()| {
             let why = if self.published.borrow().intent.policy.pods.contains_key(&name) {

@@ -13,9 +13,13 @@ use bowline_model::intent::Intent;
 use bowline_model::intent::services::{Endpoint, FrontendAddress, ServicesIntent};
 
 /// Forgets what the change from `old` to `new`, which is in the kernel by now, no longer allows.
-pub(crate) fn reap(old: &Intent, new: &Intent) {
-    let policy = old.revision > 0 && (old.policy != new.policy || old.pods != new.pods);
-    let services = old.revision > 0 && old.services != new.services;
+///
+/// Everything is looked over when nothing is known of what was in force before: after the start (the change may have come while no agent
+/// was there), and where rules had to be `repaired` (what was let in while they were gone is not let go on).
+pub(crate) fn reap(old: &Intent, new: &Intent, repaired: bool) {
+    let unknown = repaired || old.revision == 0;
+    let policy = unknown || old.policy != new.policy || old.pods != new.pods;
+    let services = unknown || old.services != new.services;
     if !policy && !services {
         return;
     }

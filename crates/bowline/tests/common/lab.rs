@@ -299,9 +299,17 @@ impl Lab {
         applied
     }
 
-    /// What `bowline status` says of a lab in which something failed.
+    /// What `bowline status` says of a lab in which something failed, and of what its logs warned last.
     pub(crate) fn report(&self) -> String {
-        self.run(&["status"], &[]).map_or_else(|error| format!("{error:#}"), |o| text(&o.stdout) + &text(&o.stderr))
+        let mut said = self.run(&["status"], &[]).map_or_else(|error| format!("{error:#}"), |o| text(&o.stdout) + &text(&o.stderr));
+        let logs = self.run(&["lab", "logs"], &[]).map_or_else(|error| format!("{error:#}"), |o| text(&o.stdout));
+        let grave = |line: &&str| ["WARN", "ERROR", "panicked", "rror"].iter().any(|word| line.contains(word)) || line.starts_with("==>");
+        let lines: Vec<&str> = logs.lines().filter(grave).collect();
+        for line in lines.iter().skip(lines.len().saturating_sub(40)) {
+            said.push_str(line);
+            said.push('\n');
+        }
+        said
     }
 }
 

@@ -1,0 +1,36 @@
+//! The agent's conduct on a node: others' objects untouched, its own repaired, connections cut when they are no longer allowed, datagrams
+//! moved when their endpoint goes, and nothing left after `bowline uninstall`.
+//!
+//! Words select checks by name; `--long` is taken and changes nothing here.
+#![allow(clippy::disallowed_methods, reason = "a test runner starts processes and keeps their time")]
+#![allow(clippy::indexing_slicing, reason = "a missing JSON field is null, and a test may fail loudly")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod cut;
+mod foreign;
+mod moves;
+mod uninstall;
+
+use std::process::ExitCode;
+
+use common::lab::Setup;
+use common::rows::{Group, Row};
+
+const GROUPS: &[Group] = &[Group {
+    setup: Some(|| Setup::new("host-gw").dual()),
+    rows: &[
+        Row { name: "cut", title: "a policy cuts what it no longer allows", check: cut::by_policy },
+        Row { name: "absence", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
+        Row { name: "moves", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
+        Row { name: "returns", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
+        Row { name: "foreign", title: "others' objects are untouched", check: foreign::untouched },
+        Row { name: "repairs", title: "what others take away is put back", check: foreign::repaired },
+        // The last one: its node is not of use afterwards.
+        Row { name: "uninstall", title: "uninstall leaves nothing, and proves it", check: uninstall::leaves_nothing },
+    ],
+}];
+
+fn main() -> ExitCode {
+    common::rows::main(GROUPS)
+}

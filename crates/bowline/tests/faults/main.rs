@@ -1,0 +1,44 @@
+//! Faults: the agent killed, the API away, CNI calls cut short, a lab killed half-way; and what must not be noticed of it on the wire.
+//!
+//! Short figures on every change; `--long` or BOWLINE_LONG=1 for the full ones. Words select checks by name.
+#![allow(clippy::disallowed_methods, reason = "a test runner starts processes and keeps their time")]
+#![allow(clippy::indexing_slicing, reason = "a missing JSON field is null, and a test may fail loudly")]
+
+mod api;
+mod closed;
+#[path = "../common/mod.rs"]
+mod common;
+mod labs;
+mod plugin;
+mod restarts;
+
+use std::process::ExitCode;
+
+use common::lab::Setup;
+use common::rows::{Group, Row};
+
+const GROUPS: &[Group] = &[
+    Group {
+        setup: Some(|| Setup::new("vxlan").dual()),
+        rows: &[
+            Row { name: "traffic", title: "agents killed under traffic", check: restarts::under_traffic },
+            Row { name: "closed", title: "denied while agents are killed", check: closed::through_restarts },
+            Row { name: "new-pods", title: "new pods are closed from the first packet", check: closed::new_pods },
+            Row { name: "plugin", title: "ADD and DEL while the agent is killed", check: plugin::killed_between },
+            Row { name: "quiet", title: "a restart writes nothing", check: restarts::write_nothing },
+            Row { name: "api", title: "the API server away, and back", check: api::away },
+        ],
+    },
+    Group {
+        setup: None,
+        rows: &[
+            Row { name: "half-way", title: "a lab killed half-way leaves nothing", check: labs::killed_half_way },
+            Row { name: "side-by-side", title: "two labs with the same addresses", check: labs::side_by_side },
+            Row { name: "not-neighbours", title: "host-gw across a router is refused", check: labs::not_neighbours },
+        ],
+    },
+];
+
+fn main() -> ExitCode {
+    common::rows::main(GROUPS)
+}
