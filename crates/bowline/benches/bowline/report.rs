@@ -135,11 +135,13 @@ impl fmt::Display for Target {
     }
 }
 
-/// Three digits that count.
+/// Three digits that count, four around 1.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
+        // Ratios near 1 are what targets are about.
+        size if (0.9..2.0).contains(&size) => format!("{value:.3}"),
         size if size >= 0.1 || size == 0.0 => format!("{value:.2}"),
         size if size >= 0.01 => format!("{value:.3}"),
         _ => format!("{value:.4}"),
