@@ -220,7 +220,7 @@ impl Maker<'_, '_> {
             }
         }
         for _ in 0..self.dice.below(6) {
-            let line = policy(self.dice);
+            let line = if self.dice.once_in(2) { narrow_policy(self.dice) } else { policy(self.dice) };
             self.lines.push(line);
         }
     }
@@ -329,4 +329,37 @@ impl Maker<'_, '_> {
         let node = if self.dice.once_in(12) { said } else { node };
         format!("{ip}@n{node}{state}")
     }
+}
+
+/// A policy for a whole namespace with what is rare elsewhere: blocks with holes at pods' addresses, and many ports.
+fn narrow_policy(dice: &mut Dice<'_>) -> String {
+    const BLOCKS: [&str; 8] = [
+        "{cidr: 10.42.1.0/24, except: [10.42.1.2/31, 10.42.1.5/32]}",
+        "{cidr: 10.42.0.0/16, except: [10.42.1.4/30, 10.42.1.6/31, 10.42.2.0/24]}",
+        "{cidr: 10.42.1.0/29, except: [10.42.1.0/30]}",
+        "{cidr: 0.0.0.0/0, except: [10.42.1.0/24, 192.0.2.4/30]}",
+        "{cidr: 'fd42:1::/64', except: ['fd42:1::2/127', 'fd42:1::5/128']}",
+        "{cidr: 'fd42::/16', except: ['fd42:1::4/126', 'fd42:2::/64']}",
+        "{cidr: '::/0', except: ['fd42:1::/125', '2001:db8::4/126']}",
+        "{cidr: 192.0.2.0/24, except: [192.0.2.1/32, 192.0.2.3/32, 192.0.2.5/32]}",
+    ];
+    const PORTS: [&str; 10] = [
+        "{port: 80}",
+        "{port: 53}",
+        "{port: 443}",
+        "{port: 30081, endPort: 30083}",
+        "{port: 1000}",
+        "{port: 2000, endPort: 3000}",
+        "{port: 80, protocol: UDP}",
+        "{port: 53, endPort: 81, protocol: UDP}",
+        "{port: http}",
+        "{port: 80, protocol: SCTP}",
+    ];
+    let (direction, peers) = [("ingress", "from"), ("egress", "to")][dice.below(2)];
+    let blocks: Vec<String> = (0..=dice.below(3)).map(|_| format!("{{ipBlock: {}}}", dice.pick(&BLOCKS))).collect();
+    let ports: Vec<&str> = (0..dice.below(9)).map(|_| dice.pick(&PORTS)).collect();
+    let kind = if direction == "ingress" { "Ingress" } else { "Egress" };
+    let (namespace, name) = (dice.pick(&NAMESPACES), dice.pick(&["m", "n"]));
+    let rule = format!("{{{peers}: [{}], ports: [{}]}}", blocks.join(", "), ports.join(", "));
+    format!("policy {namespace}/{name} {{podSelector: {{}}, policyTypes: [{kind}], {direction}: [{rule}]}}")
 }

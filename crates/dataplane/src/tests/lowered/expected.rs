@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use super::super::machine::Fate;
 use super::cluster::{Cluster, Way, peer_mac};
-use super::traffic::{Origin, Sent};
+use super::traffic::{ACK, Origin, Sent};
 use crate::interpret::{End, Packet};
 
 /// What services and the guard make of a packet.
@@ -160,8 +160,20 @@ impl Cluster {
         let src = if sent.origin == Origin::OwnNode { OracleEnd::OwnNode(packet.src) } else { OracleEnd::Address(packet.src) };
         let port = protocol(packet).map(|_| to.port);
         let passes = way == Fate::NoRoute || allowed(&self.world, src, OracleEnd::Address(to.ip), packet.protocol, port);
+        let passes = passes && (way == Fate::NoRoute || !self.of_no_connection(sent, &to.ip));
         let src = if matches!(way, Fate::Left { .. }) { self.source(sent, &to.ip, translated) } else { packet.src };
         Expected { fate: passes.then_some(way), src }
+    }
+
+    /// Whether the packet claims to be of a connection that nobody knows, at a pod that policies select: it could be the reverse of one that
+    /// they cut.
+    fn of_no_connection(&self, sent: &Sent, to: &IpAddr) -> bool {
+        let packet = &sent.packet;
+        if sent.origin == Origin::OwnNode || packet.protocol != Protocol::Tcp.number() || packet.tcp_flags != ACK || packet.src == *to {
+            return false;
+        }
+        let mut pods = self.intent.pods.pods.values().filter(|pod| pod.ips.contains(&packet.src) || pod.ips.contains(to));
+        pods.any(|pod| self.intent.policy.pods.get(&pod.host_ifname).is_some_and(|of| of.ingress.is_some() || of.egress.is_some()))
     }
 
     /// Where a packet to an address ends; what pods have for other nodes takes the tunnel.

@@ -11,6 +11,9 @@ use bowline_model::{Family, MacAddr, NodeName};
 use super::cluster::{Cluster, Way, external_address, outside, peer_mac, pod_address, second_address, service_address};
 use crate::interpret::Packet;
 
+/// Flags of TCP in the midst of a connection.
+pub(super) const ACK: u8 = 0x10;
+
 /// Who sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -44,6 +47,9 @@ pub(super) fn random(cluster: &Cluster, dice: &mut Dice<'_>) -> Sent {
     (packet.iif, packet.ether_src) = arrival(cluster, &origin, family);
     packet.local_addresses = own_addresses(cluster);
     packet.random = u32::from_be_bytes([dice.below(256), dice.below(256), 0, 0].map(|byte| u8::try_from(byte).unwrap()));
+    if packet.protocol == 6 && dice.once_in(12) {
+        packet.tcp_flags = ACK;
+    }
     if dice.once_in(24) {
         forge(cluster, family, &mut packet, dice);
     }
