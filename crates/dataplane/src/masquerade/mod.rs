@@ -70,7 +70,7 @@ fn frame(objects: &mut Objects) {
     rules.extend(Family::BOTH.into_iter().map(|f| pod_to_outside(f).masquerade()));
     rules.extend(Family::BOTH.into_iter().map(|f| service_to_outside(f).masquerade()));
     rules.extend(Family::BOTH.into_iter().flat_map(|f| ["pod_net", "node"].map(|from| by_third_node(f, from).goto("as_node"))));
-    objects.base("masquerade", ChainKind::Nat, Hook::Postrouting, SNAT_PRIORITY, rules);
+    objects.base("leaving", ChainKind::Nat, Hook::Postrouting, SNAT_PRIORITY, rules);
 }
 
 fn hairpin(family: Family) -> Rule {
