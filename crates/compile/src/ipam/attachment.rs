@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use bowline_model::net::fnv1a;
 use bowline_model::MacAddr;
+use bowline_model::net::fnv1a;
 use serde::{Deserialize, Serialize};
 
 /// The identity of an attachment: all that DEL knows.
