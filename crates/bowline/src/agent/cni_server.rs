@@ -146,7 +146,9 @@ impl CniServer {
             (Request::Del(del), _) => self.del(del).map(|()| Reply::Done),
             (Request::Gc(gc), _) => self.gc(gc).map(|()| Reply::Done),
             (Request::Status(_), _) => self.status().map(|()| Reply::Done),
-            (Request::Add(_) | Request::Check(_), None) => Err(CniError::new(code::INVALID_ENVIRONMENT, "no network namespace came with the call")),
+            (Request::Add(_) | Request::Check(_), None) => {
+                Err(CniError::new(code::INVALID_ENVIRONMENT, "no network namespace came with the call"))
+            }
         };
         result.unwrap_or_else(Reply::Failed)
     }
@@ -168,7 +170,8 @@ impl CniServer {
     }
 
     fn add(&self, request: &AddRequest, netns: OwnedFd) -> Result<CniResult, CniError> {
-        if request.prev_result.as_ref().is_some_and(|prev| prev.interfaces.iter().any(|i| i.name == request.ifname && i.sandbox.is_some())) {
+        if request.prev_result.as_ref().is_some_and(|prev| prev.interfaces.iter().any(|i| i.name == request.ifname && i.sandbox.is_some()))
+        {
             return Ok(CniResult::default());
         }
         self.status().map_err(|e| again(e.msg, e.details))?;
@@ -276,10 +279,12 @@ impl CniServer {
     fn check(&self, request: &CheckRequest, netns: OwnedFd) -> Result<CniResult, CniError> {
         let key = AttachmentKey::new(&request.container_id, &request.ifname);
         let record = lock(&self.held).get(&key).cloned().ok_or_else(|| {
-            CniError::new(code::UNKNOWN_CONTAINER, "the container is not attached to this network").details(format!("{} {}", request.container_id, request.ifname))
+            CniError::new(code::UNKNOWN_CONTAINER, "the container is not attached to this network")
+                .details(format!("{} {}", request.container_id, request.ifname))
         })?;
         let mut node = Netlink::open().map_err(|e| io_failure("no netlink socket", e))?;
-        let differences = pod::check(&mut node, &NetNs::from_fd(netns), &link_spec(&record)).map_err(|e| io_failure("the pod's interface cannot be read", e))?;
+        let differences = pod::check(&mut node, &NetNs::from_fd(netns), &link_spec(&record))
+            .map_err(|e| io_failure("the pod's interface cannot be read", e))?;
         if !differences.is_empty() {
             return Err(CniError::new(code::CHECK_FAILED, "the pod's interface is not as it was made").details(differences.join("; ")));
         }
@@ -317,7 +322,9 @@ impl CniServer {
                         tracing::warn!(%error, container = request.container_id, "journalled deletion done but not forgotten");
                     }
                 }
-                Err(error) => tracing::warn!(error = error.msg, container = request.container_id, "journalled deletion failed; tried again later"),
+                Err(error) => {
+                    tracing::warn!(error = error.msg, container = request.container_id, "journalled deletion failed; tried again later")
+                }
             }
         }
     }

@@ -26,7 +26,12 @@ const LINE_MAX_BYTES: u64 = 4096;
 /// When the address is taken or not this machine's.
 pub(crate) async fn serve(address: SocketAddr, teller: Teller, stop: &CancellationToken, tasks: &TaskTracker) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
-        let problem = Problem::new(1206, "the health address cannot be opened", format!("healthAddress {address}"), "choose a free port of this machine");
+        let problem = Problem::new(
+            1206,
+            "the health address cannot be opened",
+            format!("healthAddress {address}"),
+            "choose a free port of this machine",
+        );
         anyhow::Error::msg(problem.because(error.to_string()))
     })?;
     let stop = stop.clone();
@@ -51,7 +56,10 @@ async fn answer(mut stream: TcpStream, teller: &Teller) -> std::io::Result<()> {
     tokio::io::AsyncReadExt::take(BufReader::new(from), LINE_MAX_BYTES).read_line(&mut line).await?;
     let path = line.split(' ').nth(1).unwrap_or_default();
     let (status, body) = page(path, teller);
-    let head = format!("HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     to.write_all(head.as_bytes()).await?;
     to.write_all(body.as_bytes()).await
 }

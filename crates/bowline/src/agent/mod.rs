@@ -50,7 +50,12 @@ const STOP_WITHIN: Duration = Duration::from_secs(8);
 pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let config = AgentConfig::load(&args).map_err(anyhow::Error::msg)?;
     let started = Instant::now();
-    tracing::info!(node = config.node_name, backend = status::backend_word(&config.backend), version = env!("CARGO_PKG_VERSION"), "agent started");
+    tracing::info!(
+        node = config.node_name,
+        backend = status::backend_word(&config.backend),
+        version = env!("CARGO_PKG_VERSION"),
+        "agent started"
+    );
     make_directories(&config)?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (changes, heard) = mpsc::channel(CHANNEL_CHANGES);
@@ -64,7 +69,8 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     tasks.spawn(turn.run());
 
     let kernel = start_kernel_thread(&config, applied_to, published.clone(), &stop)?;
-    let teller = Teller { node: config.node_name.clone(), backend: config.backend.clone(), mode: config.service_mode, published, applied, started };
+    let teller =
+        Teller { node: config.node_name.clone(), backend: config.backend.clone(), mode: config.service_mode, published, applied, started };
     let status_socket = listen(&config.run_dir.join("agent.sock"))?;
     tokio::spawn(teller.clone().serve(tokio::net::UnixListener::from_std({
         status_socket.set_nonblocking(true)?;
@@ -81,7 +87,10 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
 
     let client = crate::watch::client(config.kubeconfig.as_deref()).await.map_err(|error| {
         let place = config.kubeconfig.as_ref().map_or("the pod's service account".to_owned(), |p| p.display().to_string());
-        anyhow::Error::msg(Problem::new(1201, "the API server's address or credentials are not usable", place, "check the kubeconfig").because(error.to_string()))
+        anyhow::Error::msg(
+            Problem::new(1201, "the API server's address or credentials are not usable", place, "check the kubeconfig")
+                .because(error.to_string()),
+        )
     })?;
     crate::watch::start(&client, &changes, &tasks, &stop);
     drop(changes);
@@ -110,7 +119,12 @@ fn settings(config: &AgentConfig) -> Settings {
 fn make_directories(config: &AgentConfig) -> anyhow::Result<()> {
     for dir in [&config.run_dir, &config.state_dir] {
         std::fs::create_dir_all(dir).map_err(|error| {
-            let problem = Problem::new(1202, "a directory of the agent cannot be made", dir.display().to_string(), "run the agent as root, or name another directory");
+            let problem = Problem::new(
+                1202,
+                "a directory of the agent cannot be made",
+                dir.display().to_string(),
+                "run the agent as root, or name another directory",
+            );
             anyhow::Error::msg(problem.because(error.to_string()))
         })?;
     }
@@ -129,7 +143,12 @@ fn listen(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
         Ok(listener)
     })();
     made.map_err(|error| {
-        let problem = Problem::new(1202, "a socket of the agent cannot be made", path.display().to_string(), "run the agent as root, or name another runDir");
+        let problem = Problem::new(
+            1202,
+            "a socket of the agent cannot be made",
+            path.display().to_string(),
+            "run the agent as root, or name another runDir",
+        );
         anyhow::Error::msg(problem.because(error.to_string()))
     })
 }

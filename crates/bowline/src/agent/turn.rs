@@ -63,14 +63,7 @@ impl Turn {
         published: watch::Sender<Published>,
         names: watch::Sender<Option<Arc<DnsIntent>>>,
     ) -> Self {
-        Turn {
-            world: World::new(settings),
-            compiler: Compiler::default(),
-            revision: 0,
-            changes,
-            published,
-            names,
-        }
+        Turn { world: World::new(settings), compiler: Compiler::default(), revision: 0, changes, published, names }
     }
 
     /// Folds and compiles until every sender is gone.

@@ -129,7 +129,10 @@ fn render(status: &Status) -> String {
         text.push_str(&format!("\nNodes {}  Pods {}  Services {}  Policies {}\n", c.nodes, c.pods, c.services, c.policies));
     }
     for node in &status.silent {
-        text.push_str(&format!("\n{} BW1203 {node}: its agent does not answer\n  fix: bowline lab agent start {node}\n", Mark::Fail.text()));
+        text.push_str(&format!(
+            "\n{} BW1203 {node}: its agent does not answer\n  fix: bowline lab agent start {node}\n",
+            Mark::Fail.text()
+        ));
     }
     for (node, problem) in problems {
         text.push_str(&format!("\n{} {} {node}: {} ({})\n", Mark::Fail.text(), problem.code, problem.what, problem.place));

@@ -47,7 +47,8 @@ impl UninstallArgs {
 /// Runs the command.
 pub(crate) fn run(args: &UninstallArgs) -> ExitCode {
     if crate::agent::status::ask(&args.run_dir).is_ok() {
-        let problem = Problem::new(1302, "the agent still runs and would put everything back", args.run_dir.display().to_string(), "stop it first");
+        let problem =
+            Problem::new(1302, "the agent still runs and would put everything back", args.run_dir.display().to_string(), "stop it first");
         eprintln!("{problem}");
         return output::exit(output::BAD);
     }
@@ -101,7 +102,8 @@ fn our_links(node: &mut Netlink) -> anyhow::Result<Vec<String>> {
 
 /// Everything of ours that is still here, in words.
 fn left(args: &UninstallArgs) -> anyhow::Result<Vec<String>> {
-    let mut found: Vec<String> = args.files().iter().filter(|f| f.symlink_metadata().is_ok()).map(|f| format!("file {}", f.display())).collect();
+    let mut found: Vec<String> =
+        args.files().iter().filter(|f| f.symlink_metadata().is_ok()).map(|f| format!("file {}", f.display())).collect();
     found.extend(our_links(&mut Netlink::open()?)?.into_iter().map(|name| format!("link {name}")));
     found.extend(NetDriver::open()?.read_owned(&BTreeMap::new())?.into_keys().map(|key| format!("{key:?}")));
     found.extend(NftDriver::open()?.read_owned(&BTreeMap::new())?.into_keys().map(|key| format!("nftables {key:?}")));

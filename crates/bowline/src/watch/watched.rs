@@ -75,12 +75,8 @@ impl<'de, T: Watchable> Deserialize<'de> for Watched<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let json = Value::deserialize(deserializer)?;
         let text = |field: &str| json.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str).map(str::to_owned);
-        let meta = ApiMeta {
-            name: text("name"),
-            namespace: text("namespace"),
-            resource_version: text("resourceVersion"),
-            ..ApiMeta::default()
-        };
+        let meta =
+            ApiMeta { name: text("name"), namespace: text("namespace"), resource_version: text("resourceVersion"), ..ApiMeta::default() };
         Ok(Watched { meta, decoded: Object::decode(T::KIND, json), kind: PhantomData })
     }
 }

@@ -115,7 +115,11 @@ async fn checked(args: &CheckArgs) -> ExitCode {
     let stage = match Stage::set(&lab, args.node.as_deref()).await {
         Ok(stage) => stage,
         Err(error) => {
-            eprintln!("{}", Problem::new(1205, "the check's pods did not come up", format!("lab {lab}"), "look at: bowline status").because(format!("{error:#}")));
+            eprintln!(
+                "{}",
+                Problem::new(1205, "the check's pods did not come up", format!("lab {lab}"), "look at: bowline status")
+                    .because(format!("{error:#}"))
+            );
             let _ = stage::sweep(&lab).await;
             return output::exit(output::UNKNOWN);
         }
@@ -132,7 +136,12 @@ async fn checked(args: &CheckArgs) -> ExitCode {
         rows.push(row);
     }
     let swept = if args.keep { Ok(()) } else { stage::sweep(&lab).await };
-    conclude(args, Report { api_version: "bowline.io/v1", kind: "Check", name: lab, checks: rows }, started.elapsed().as_secs_f64(), swept.is_ok())
+    conclude(
+        args,
+        Report { api_version: "bowline.io/v1", kind: "Check", name: lab, checks: rows },
+        started.elapsed().as_secs_f64(),
+        swept.is_ok(),
+    )
 }
 
 fn row(check: &'static str, outcome: Outcome, seconds: f64) -> Row {

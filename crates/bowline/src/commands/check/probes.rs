@@ -38,14 +38,26 @@ pub(crate) struct Outcome {
 
 /// All checks, in order.
 pub(crate) const CHECKS: &[Check] = &[
-    Check { name: "pod-pod.same-node", title: "pods of a node reach each other with their own addresses", run: |s| Box::pin(pod_pod(s, true)) },
-    Check { name: "pod-pod.other-node", title: "pods of different nodes reach each other with their own addresses", run: |s| Box::pin(pod_pod(s, false)) },
+    Check {
+        name: "pod-pod.same-node",
+        title: "pods of a node reach each other with their own addresses",
+        run: |s| Box::pin(pod_pod(s, true)),
+    },
+    Check {
+        name: "pod-pod.other-node",
+        title: "pods of different nodes reach each other with their own addresses",
+        run: |s| Box::pin(pod_pod(s, false)),
+    },
     Check { name: "node-pod", title: "nodes reach every pod", run: |s| Box::pin(node_pod(s)) },
     Check { name: "service.clusterip", title: "a service answers pods, over TCP and UDP", run: |s| Box::pin(cluster_ip(s)) },
     Check { name: "service.nodeport", title: "every node's port answers every node", run: |s| Box::pin(node_port(s)) },
     Check { name: "dns", title: "pods resolve the service by its short name", run: |s| Box::pin(dns(s)) },
     Check { name: "outside", title: "a host outside reaches the node ports, and pods reach it", run: |s| Box::pin(outside(s)) },
-    Check { name: "policy.deny-all", title: "a policy that allows nothing lets nothing in, and its end lets all in", run: |s| Box::pin(deny_all(s)) },
+    Check {
+        name: "policy.deny-all",
+        title: "a policy that allows nothing lets nothing in, and its end lets all in",
+        run: |s| Box::pin(deny_all(s)),
+    },
 ];
 
 /// A probe to be made: where from, what, and what the answer must hold.
@@ -90,7 +102,8 @@ fn judge(ask: &Ask<'_>, got: &Got) -> Option<String> {
         (Want::Page { client: None }, Got::Answer(_)) => None,
         (Want::Page { client: Some(client) }, Got::Answer(answer)) => {
             let seen = client_of(answer);
-            (seen != Some(*client)).then(|| format!("the server saw {} instead of {client}", seen.map_or("nobody".to_owned(), |s| s.to_string())))
+            (seen != Some(*client))
+                .then(|| format!("the server saw {} instead of {client}", seen.map_or("nobody".to_owned(), |s| s.to_string())))
         }
     }
 }

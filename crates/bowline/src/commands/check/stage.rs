@@ -110,16 +110,24 @@ impl Stage {
         let client = client_of(lab).await?;
         let nodes = list_nodes(&client).await?;
         if only_node.is_some_and(|name| nodes.iter().all(|n| n.name != name)) {
-            bail!("no node is called {}; there are {}", only_node.unwrap_or_default(), nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", "));
+            bail!(
+                "no node is called {}; there are {}",
+                only_node.unwrap_or_default(),
+                nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ")
+            );
         }
         create(&client, false, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})).await?;
         let families = nodes.first().map_or(1, |n| n.ips.len());
         let policy = if families > 1 { "RequireDualStack" } else { "SingleStack" };
-        create(&client, true, json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "echo"},
-            "spec": {"type": "NodePort", "ipFamilyPolicy": policy, "selector": {"app": "echo"}, "ports": [
-                {"name": "tcp", "port": 80, "protocol": "TCP"}, {"name": "udp", "port": 80, "protocol": "UDP"}]},
-        }))
+        create(
+            &client,
+            true,
+            json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": {"name": "echo"},
+                "spec": {"type": "NodePort", "ipFamilyPolicy": policy, "selector": {"app": "echo"}, "ports": [
+                    {"name": "tcp", "port": 80, "protocol": "TCP"}, {"name": "udp", "port": 80, "protocol": "UDP"}]},
+            }),
+        )
         .await?;
         for node in &nodes {
             for letter in ["a", "b"] {
@@ -198,7 +206,10 @@ fn pod(name: &str, letter: &str, node: &str) -> Value {
 async fn create(client: &Client, namespaced: bool, object: Value) -> Result<()> {
     let object: DynamicObject = serde_json::from_value(object)?;
     let kind = object.types.as_ref().map(|t| t.kind.clone()).unwrap_or_default();
-    api(client, "", "v1", &kind, namespaced).create(&PostParams::default(), &object).await.with_context(|| format!("{kind} {}", object.name_any()))?;
+    api(client, "", "v1", &kind, namespaced)
+        .create(&PostParams::default(), &object)
+        .await
+        .with_context(|| format!("{kind} {}", object.name_any()))?;
     Ok(())
 }
 
@@ -226,7 +237,9 @@ async fn wait_ready(client: &Client, wanted: usize) -> Result<Vec<Pod>> {
     let names: Vec<String> = pods.list(&ListParams::default()).await?.iter().map(ResourceExt::name_any).collect();
     for name in &names {
         let ready = kube::runtime::wait::await_condition(pods.clone(), name, is_ready);
-        tokio::time::timeout(READY_WITHIN, ready).await.with_context(|| format!("pod {name} is not ready after {} s", READY_WITHIN.as_secs()))??;
+        tokio::time::timeout(READY_WITHIN, ready)
+            .await
+            .with_context(|| format!("pod {name} is not ready after {} s", READY_WITHIN.as_secs()))??;
     }
     let list = pods.list(&ListParams::default()).await?;
     let found: Vec<Pod> = list
