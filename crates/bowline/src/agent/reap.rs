@@ -5,38 +5,92 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bowline_compile::{Flow, Judge};
 use bowline_kernel::conntrack::{Conntrack, ConntrackError, Entry};
 use bowline_model::Protocol;
 use bowline_model::intent::Intent;
+use bowline_model::intent::policy::{PolicyIntent, SetId};
 use bowline_model::intent::services::{Endpoint, FrontendAddress, ServicesIntent};
+use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, OrdSet};
+use ipnet::IpNet;
 
 /// Forgets what the change from `old` to `new`, which is in the kernel by now, no longer allows.
 ///
 /// Everything is looked over when nothing is known of what was in force before: after the start (the change may have come while no agent
 /// was there), and where rules had to be `repaired` (what was let in while they were gone is not let go on).
+///
+/// A change that only opens, or only adds a pod, costs nothing here: nothing of it can have a connection that is no longer allowed.
 pub(crate) fn reap(old: &Intent, new: &Intent, repaired: bool) {
     let unknown = repaired || old.revision == 0;
-    let policy = unknown || old.policy != new.policy || old.pods != new.pods;
+    let gone = Gone::between(old, new, unknown);
+    let policy = unknown || closes(&old.policy, &new.policy);
     let services = unknown || old.services != new.services;
-    if !policy && !services {
+    if !policy && !services && gone.is_empty() {
         return;
     }
-    match forget(new, policy, services) {
+    match forget(new, policy, services, &gone) {
         Ok(0) => {}
         Ok(cut) => tracing::info!(cut, revision = new.revision, "connections cut that the change no longer allows"),
         Err(error) => tracing::warn!(%error, "connections cannot be looked over after a change"),
     }
 }
 
-fn forget(new: &Intent, policy: bool, services: bool) -> Result<usize, ConntrackError> {
+fn forget(new: &Intent, policy: bool, services: bool, gone: &Gone) -> Result<usize, ConntrackError> {
     let own = OwnAddresses::of(new);
     let judge = Judge::new(&new.policy, &new.pods);
     let frontends = Datagrams::of(&new.services);
     Conntrack::open()?.delete_where(|entry| {
-        (policy && own.concerns_pods(entry) && !judge.verdict(&own.flow(entry)).allowed) || (services && frontends.is_stale(entry, &own))
+        gone.concerns(entry, &own)
+            || (policy && own.concerns_pods(entry) && !judge.verdict(&own.flow(entry)).allowed)
+            || (services && frontends.is_stale(entry, &own))
     })
+}
+
+/// Whether something that the old policy let through may be closed by the new one.
+fn closes(old: &PolicyIntent, new: &PolicyIntent) -> bool {
+    // What is added selects or names nothing that was there before; what names it has changed itself.
+    old.pods.diff(&new.pods).any(|item| !matches!(item, DiffItem::Add(..)))
+        || old.rules.diff(&new.rules).any(|item| !matches!(item, DiffItem::Add(..)))
+        || lost_a_member(&old.sets, &new.sets)
+        || lost_a_member(&old.named_ports, &new.named_ports)
+}
+
+/// Whether a set lacks a member that it had. One that came or went is named by rules that came or went.
+fn lost_a_member<T: Ord + Clone>(old: &OrdMap<SetId, Arc<OrdSet<T>>>, new: &OrdMap<SetId, Arc<OrdSet<T>>>) -> bool {
+    old.diff(new).any(|item| match item {
+        DiffItem::Update { old: (_, old), new: (_, new) } => old.iter().any(|member| !new.contains(member)),
+        DiffItem::Add(..) | DiffItem::Remove(..) => false,
+    })
+}
+
+/// Addresses that belonged to pods of this node and belong to none now: whatever speaks of them is a former owner's.
+struct Gone {
+    addresses: BTreeSet<IpAddr>,
+    /// Where it is not known who was there before: the node's own pod subnets, of which only the present pods' addresses count.
+    subnets: Vec<IpNet>,
+}
+
+impl Gone {
+    fn between(old: &Intent, new: &Intent, unknown: bool) -> Gone {
+        let ips = |intent: &Intent| -> BTreeSet<IpAddr> { intent.pods.pods.values().flat_map(|pod| pod.ips.values().copied()).collect() };
+        let addresses = if old.pods == new.pods { BTreeSet::new() } else { ips(old).difference(&ips(new)).copied().collect() };
+        let subnets = new.routes.local.iter().filter(|_| unknown).flat_map(|local| local.pod_cidrs.clone()).collect();
+        Gone { addresses, subnets }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.addresses.is_empty()
+    }
+
+    fn concerns(&self, entry: &Entry, own: &OwnAddresses) -> bool {
+        [entry.original.source, entry.backend().0].iter().any(|address| {
+            let of_nobody = || !own.pods.contains(address) && self.subnets.iter().any(|subnet| subnet.contains(address));
+            self.addresses.contains(address) || of_nobody()
+        })
+    }
 }
 
 /// Addresses of this node and its pods.
@@ -110,7 +164,6 @@ mod tests {
     use bowline_kernel::conntrack::{Discriminator, Tuple};
     use bowline_model::ServiceName;
     use bowline_model::intent::services::{Frontend, ServiceIntent, WhenEmpty};
-    use std::sync::Arc;
 
     fn services(endpoints: &[(&str, u16)]) -> ServicesIntent {
         let endpoints = endpoints.iter().map(|(ip, port)| Endpoint { ip: ip.parse().unwrap(), port: *port }).collect();
@@ -150,6 +203,26 @@ mod tests {
         let services = services(endpoints);
         let own = OwnAddresses { node: BTreeSet::new(), pods: BTreeSet::new() };
         Datagrams::of(&services).is_stale(&entry(backend.0, backend.1), &own)
+    }
+
+    #[test]
+    fn only_a_change_that_closes_is_looked_over() {
+        let set = |members: &[&str]| {
+            let mut policy = PolicyIntent::default();
+            let members: bowline_model::intent::policy::AddressSet = members.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect();
+            policy.sets.insert(bowline_model::intent::policy::SetId("pods-a".into()), Arc::new(members));
+            policy.pods.insert(Arc::from("bwl1"), Arc::default());
+            policy
+        };
+        assert!(!closes(&set(&["10.0.0.1"]), &set(&["10.0.0.1", "10.0.0.2"])), "one more peer");
+        assert!(closes(&set(&["10.0.0.1", "10.0.0.2"]), &set(&["10.0.0.1"])), "one peer less");
+        let mut more = set(&["10.0.0.1"]);
+        more.pods.insert(Arc::from("bwl2"), Arc::default());
+        assert!(!closes(&set(&["10.0.0.1"]), &more), "one more pod");
+        let mut selected = set(&["10.0.0.1"]);
+        let ingress = Some(vec![bowline_model::PolicyName::new("a", "deny")]);
+        selected.pods.insert("bwl1".into(), Arc::new(bowline_model::intent::policy::PodPolicy { ingress, egress: None }));
+        assert!(closes(&set(&["10.0.0.1"]), &selected), "a policy more for a pod");
     }
 
     #[test]
