@@ -20,13 +20,14 @@ use common::rows::{Group, Row};
 const GROUPS: &[Group] = &[
     Group {
         setup: Some(|| Setup::new("vxlan").dual()),
+        // The probes come last: each leaves tens of thousands of connections for the agents to look over at every change.
         rows: &[
-            Row { name: "traffic", title: "agents killed under traffic", check: restarts::under_traffic },
-            Row { name: "closed", title: "denied while agents are killed", check: closed::through_restarts },
-            Row { name: "new-pods", title: "new pods are closed from the first packet", check: closed::new_pods },
             Row { name: "plugin", title: "ADD and DEL while the agent is killed", check: plugin::killed_between },
+            Row { name: "traffic", title: "agents killed under traffic", check: restarts::under_traffic },
             Row { name: "quiet", title: "a restart writes nothing", check: restarts::write_nothing },
             Row { name: "api", title: "the API server away, and back", check: api::away },
+            Row { name: "new-pods", title: "new pods are closed from the first packet", check: closed::new_pods },
+            Row { name: "closed", title: "denied while agents are killed", check: closed::through_restarts },
         ],
     },
     Group {
