@@ -271,7 +271,9 @@ fn dispatch(command: LabCommand) -> Result<u8> {
         LabCommand::List { output } => list(output),
         LabCommand::Kubeconfig { named } => {
             let place = place_of(&named)?;
-            require_up(&place)?;
+            if require_up(&place)?.options.bare {
+                return Err(refused(&place, "its machines are bare: it has no API".to_owned()));
+            }
             say(&place.kubeconfig().display().to_string())
         }
         LabCommand::Exec { named, pod, namespace, container, command } => {

@@ -18,7 +18,9 @@ pub fn running() -> Vec<String> {
 /// # Errors
 /// When no lab of that name is up.
 pub fn kubeconfig(name: &str) -> Result<PathBuf> {
-    up(name)?;
+    if up(name)?.options.bare {
+        bail!("the machines of lab {name} are bare: it has no API");
+    }
     Ok(Place::of(name).kubeconfig())
 }
 

@@ -84,6 +84,9 @@ pub struct Options {
     pub outside_addresses: Vec<IpAddr>,
     /// Whether agents are started.
     pub agents: Agents,
+    /// Machines and what lies between them, and nothing on them: no API, no kubelets, no agents, no DNS.
+    #[serde(default)]
+    pub bare: bool,
     /// Go on when `lab up` is gone.
     pub detached: bool,
     /// End when the process ends of which standard input is a descriptor.
@@ -154,6 +157,9 @@ pub struct UpArgs {
     /// What runs on the nodes
     #[arg(long, value_enum, default_value_t = Agents::Bowline, hide = true)]
     pub agents: Agents,
+    /// Make the machines and what lies between them, and put nothing on them: no API, no kubelets, no agents
+    #[arg(long, hide = true)]
+    pub bare: bool,
 }
 
 /// Reads `90s`, `2m`, `1m30s` or a plain number of seconds.
@@ -224,7 +230,8 @@ impl UpArgs {
             corefile: self.corefile.as_deref().map(read_corefile).transpose()?,
             node_port_range: port_range(&self.node_port_range)?,
             outside_addresses: self.outside_address.clone(),
-            agents: self.agents,
+            agents: if self.bare { Agents::None } else { self.agents },
+            bare: self.bare,
             detached: self.no_wait,
             leashed: self.leash.is_some(),
         })
@@ -393,6 +400,13 @@ mod tests {
         let options = parse(line).unwrap();
         assert_eq!(options.dns_ip, ["192.168.0.2".parse::<IpAddr>().unwrap()]);
         assert_eq!(options.outside_addresses.len(), 1);
+    }
+
+    #[test]
+    fn bare_machines_have_no_agents() {
+        let options = parse("--bare").unwrap();
+        assert!(options.bare && options.agents == Agents::None);
+        assert!(!parse("--agents none").unwrap().bare);
     }
 
     #[test]

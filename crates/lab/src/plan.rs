@@ -153,6 +153,7 @@ mod tests {
             node_port_range: (30000, 32767),
             outside_addresses: vec!["10.4.7.11".parse().unwrap()],
             agents: Agents::Bowline,
+            bare: false,
             detached: false,
             leashed: false,
         }

@@ -220,6 +220,10 @@ impl Report<'_> {
 
     fn next(&self, options: &Options) -> Result<()> {
         let name = if options.name == "default" { String::new() } else { format!(" --name {}", options.name) };
+        if options.bare {
+            writeln!(std::io::stdout(), "Ready in {}. Next:\n  bowline lab node-exec n1{name} -- COMMAND", self.seconds())?;
+            return Ok(());
+        }
         writeln!(
             std::io::stdout(),
             "Ready in {}. Next:\n  export KUBECONFIG=$(bowline lab kubeconfig{name})\n  kubectl get pods -A\n  bowline check",

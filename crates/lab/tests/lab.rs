@@ -37,6 +37,7 @@ const TESTS: &[Test] = &[
     ("two_labs_side_by_side", side_by_side),
     ("a_killed_lab_up_leaves_nothing", killed_half_way),
     ("the_api_can_be_stopped", api),
+    ("bare_machines_keep_daemons_and_nothing_else", bare),
     ("a_lab_goes_with_the_process_that_wanted_it", leash),
 ];
 
@@ -266,6 +267,29 @@ fn api() {
     let mut stream = std::net::TcpStream::connect(&server).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     assert!(stream.read(&mut [0]).is_err(), "it stays open");
+}
+
+/// What a real node agent and a container runtime need of a machine, and that they end with it.
+const HOSTS_A_RUNTIME: &str = "set -e
+mkdir -p /var/lib/kubelet /var/lib/runtime
+mount --bind /var/lib/kubelet /var/lib/kubelet; mount --make-rshared /var/lib/kubelet
+mount -t tmpfs tmpfs /var/lib/runtime; cd /var/lib/runtime; mkdir lower upper work merged
+mount -t overlay o -o lowerdir=lower,upperdir=upper,workdir=work merged
+mkdir /sys/fs/cgroup/kubepods; mknod /run/null c 1 3; test -c /dev/kmsg
+setsid sleep 100000 > /run/log 2>&1 < /dev/null &
+echo $! > /run/daemon.pid";
+
+fn bare() {
+    let lab = up("bare", "--nodes 2 --bare");
+    assert!(text(lab.node_exec("n1", &["sh", "-c", HOSTS_A_RUNTIME]).unwrap()).is_empty());
+    let processes =
+        text(lab.node_exec("n1", &["sh", "-c", "kill -0 $(cat /run/daemon.pid) && cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).unwrap());
+    assert!(processes.contains("sleep 100000"), "a daemon outlives the command that started it: {processes}");
+    assert!(lab.kubeconfig().is_err() && lab.agent("start", "n1").is_err() && lab.api("stop").is_err(), "there is neither API nor agent");
+    text(lab.node_exec("n2", &["ping", "-c1", "-W2", "192.168.200.11"]).unwrap());
+    let name = lab.name().to_owned();
+    drop(lab);
+    assert_eq!(left_of(&name), Vec::<String>::new());
 }
 
 fn leash() {

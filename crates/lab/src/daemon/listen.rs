@@ -13,22 +13,22 @@ use crate::control::{Reply, Request, Verb};
 /// Longest question.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// Starts answering. The socket and the kubeconfig appear together: what can be asked can be used.
-pub(crate) fn start(lab: &Arc<Lab>, api: &Arc<Api>) -> Result<()> {
-    let kubeconfig = lab.place.kubeconfig();
-    std::fs::write(&kubeconfig, &api.kubeconfig).with_context(|| format!("write {}", kubeconfig.display()))?;
-    std::fs::set_permissions(&kubeconfig, std::fs::Permissions::from_mode(0o600))?;
+/// Starts answering. The socket and the kubeconfig appear together: what can be asked can be used. Bare machines have no API.
+pub(crate) fn start(lab: &Arc<Lab>, api: Option<&Arc<Api>>) -> Result<()> {
+    if let Some(api) = api {
+        write_kubeconfig(lab, api)?;
+    }
     let path = lab.place.socket();
     let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    let (lab, api) = (Arc::clone(lab), Arc::clone(api));
+    let (lab, api) = (Arc::clone(lab), api.map(Arc::clone));
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let (lab, api) = (Arc::clone(&lab), Arc::clone(&api));
+                    let (lab, api) = (Arc::clone(&lab), api.clone());
                     tokio::spawn(async move {
-                        if let Err(error) = answer(&lab, &api, stream).await {
+                        if let Err(error) = answer(&lab, api.as_deref(), stream).await {
                             tracing::debug!(%error, "control connection ended early");
                         }
                     });
@@ -43,7 +43,14 @@ pub(crate) fn start(lab: &Arc<Lab>, api: &Arc<Api>) -> Result<()> {
     Ok(())
 }
 
-async fn answer(lab: &Arc<Lab>, api: &Api, stream: UnixStream) -> Result<()> {
+fn write_kubeconfig(lab: &Lab, api: &Api) -> Result<()> {
+    let path = lab.place.kubeconfig();
+    std::fs::write(&path, &api.kubeconfig).with_context(|| format!("write {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(())
+}
+
+async fn answer(lab: &Arc<Lab>, api: Option<&Api>, stream: UnixStream) -> Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read).take(MOST_BYTES).read_line(&mut line).await?;
@@ -57,12 +64,14 @@ async fn answer(lab: &Arc<Lab>, api: &Api, stream: UnixStream) -> Result<()> {
     Ok(())
 }
 
-async fn respond(lab: &Arc<Lab>, api: &Api, request: Request) -> Result<Reply> {
-    Ok(match request {
-        Request::Find { whom } => Reply::Found(lab.find(&whom)?),
-        Request::Agent { node, verb } => Reply::Done { text: agents::conduct(lab, &node, verb).await? },
-        Request::Pending => Reply::Done { text: api.pending(lab) },
-        Request::Api { verb: Verb::Start } => Reply::Done { text: api.open_doors(None).await?.to_owned() },
-        Request::Api { verb: Verb::Stop | Verb::Kill } => Reply::Done { text: api.close_doors().await.to_owned() },
+async fn respond(lab: &Arc<Lab>, api: Option<&Api>, request: Request) -> Result<Reply> {
+    let bare = || format!("lab {} has bare machines: it was made with --bare", lab.options.name);
+    Ok(match (request, api) {
+        (Request::Find { whom }, _) => Reply::Found(lab.find(&whom)?),
+        (Request::Agent { node, verb }, Some(_)) => Reply::Done { text: agents::conduct(lab, &node, verb).await? },
+        (Request::Pending, Some(api)) => Reply::Done { text: api.pending(lab) },
+        (Request::Api { verb: Verb::Start }, Some(api)) => Reply::Done { text: api.open_doors(None).await?.to_owned() },
+        (Request::Api { verb: Verb::Stop | Verb::Kill }, Some(api)) => Reply::Done { text: api.close_doors().await.to_owned() },
+        (Request::Agent { .. } | Request::Pending | Request::Api { .. }, None) => Reply::Refused { why: bare() },
     })
 }

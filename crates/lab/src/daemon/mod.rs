@@ -110,12 +110,17 @@ impl Report {
 
 async fn bring_up(options: Options, report: &mut Report) -> Result<Arc<Lab>> {
     let lab = Arc::new(tokio::task::spawn_blocking(|| Lab::build(options)).await??);
+    if lab.options.bare {
+        listen::start(&lab, None)?;
+        report.done(describe_underlay(&lab), "underlay")?;
+        return Ok(lab);
+    }
     report.done(describe_underlay(&lab), "api")?;
 
     let api = Arc::new(Api::start(&lab).await?);
     kubelet::start(&lab, &api)?;
     dns::apply(&lab, &api).await.context("start the cluster DNS")?;
-    listen::start(&lab, &api)?;
+    listen::start(&lab, Some(&api))?;
     report.done(format!("context {}", api.context), "agents")?;
 
     if lab.options.agents == Agents::None {
