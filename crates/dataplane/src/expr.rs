@@ -17,6 +17,8 @@ pub(crate) const FABRIC_LINKS: &str = "bowline";
 
 /// `NF_CT_STATE_*` bits of connections that have been judged.
 pub(crate) const CT_KNOWN: u32 = 2 | 4;
+/// `NF_CT_STATE_INVALID_BIT`.
+pub(crate) const CT_INVALID: u32 = 1;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`.
 pub(crate) const CT_NEW: u32 = 8;
 /// `IPS_DST_NAT`.
@@ -170,11 +172,21 @@ impl RuleBuilder {
 
     /// To a loopback address.
     pub(crate) fn for_loopback(self, family: Family) -> Self {
+        self.loopback(family, Part::Daddr(family), 16)
+    }
+
+    /// From a loopback address.
+    pub(crate) fn from_loopback(self, family: Family) -> Self {
+        self.loopback(family, Part::Saddr(family), 12)
+    }
+
+    /// `v4_offset` is where the address begins in an IPv4 header.
+    fn loopback(self, family: Family, address: Part, v4_offset: u32) -> Self {
         let v6 = std::net::Ipv6Addr::LOCALHOST.octets();
-        let first = Expr::Payload { base: PayloadBase::Network, offset: 16, len: 1, to: Reg(0) };
+        let first = Expr::Payload { base: PayloadBase::Network, offset: v4_offset, len: 1, to: Reg(0) };
         match family {
             Family::V4 => self.family(family).add(first).compare(CmpOp::Eq, [127]),
-            Family::V6 => self.family(family).load(0, &[Part::Daddr(family)]).compare(CmpOp::Eq, v6),
+            Family::V6 => self.family(family).load(0, &[address]).compare(CmpOp::Eq, v6),
         }
     }
 

@@ -215,7 +215,11 @@ fn node(routes: &RoutesIntent, host: &HostFacts, objects: &mut Objects) {
 
 /// Forwarding, and no reverse path filter of the kernel's: what comes from a pod or a peer is checked by our own sets, and a client's
 /// packets that a peer forwards may have their way back by another link. `all` counts for every link, so it must not be stricter.
+///
+/// A connection that one end has closed is remembered for an hour, not a minute: services' translation lives as long as the other end may
+/// take to answer.
 fn sysctls(routes: &RoutesIntent, objects: &mut Objects) {
+    sysctl("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600", objects);
     let local = routes.local.iter().flat_map(|l| &l.pod_cidrs);
     let has = |family| local.clone().chain(&routes.cluster_cidrs).any(|c| Family::of_prefix(c) == family);
     if has(Family::V4) {

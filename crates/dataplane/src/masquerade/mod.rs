@@ -1,9 +1,9 @@
 //! Source translation: what leaves the cluster, and what would not find its way back otherwise.
 //!
-//! Translated are: a pod's packets to the outside; a pod that reaches itself by a service; what comes from elsewhere by a service of ours to
-//! an endpoint outside the pod networks; and what another node or its pods send to a port of this node whose endpoint is on a third one,
-//! which would answer them straight away with an address that they never asked. Nothing else: pod to pod, pod to node and node to pod keep
-//! their addresses, and so does a client outside whose packets a node port takes to a pod.
+//! Translated are: a pod's packets to the outside; a pod that reaches itself by a service; what a host port on a loopback address takes to a
+//! pod; what comes from elsewhere by a service of ours to an endpoint outside the pod networks; and what another node or its pods send to a
+//! port of this node whose endpoint is on a third one, which would answer them straight away with an address that they never asked. Nothing
+//! else: pod to pod, pod to node and node to pod keep their addresses, and so does a client outside whose packets a node port takes to a pod.
 
 use std::net::IpAddr;
 
@@ -67,6 +67,7 @@ fn frame(objects: &mut Objects) {
     }
     let mut rules: Vec<Rule> = Vec::new();
     rules.extend(Family::BOTH.into_iter().map(hairpin));
+    rules.extend(Family::BOTH.into_iter().map(|f| rule().from_loopback(f).oif(POD_LINKS).goto("as_node")));
     rules.extend(Family::BOTH.into_iter().map(|f| pod_to_outside(f).masquerade()));
     rules.extend(Family::BOTH.into_iter().map(|f| service_to_outside(f).masquerade()));
     rules.extend(Family::BOTH.into_iter().flat_map(|f| ["pod_net", "node"].map(|from| by_third_node(f, from).goto("as_node"))));

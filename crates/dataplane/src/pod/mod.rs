@@ -57,6 +57,10 @@ fn sources(intent: &Intent) -> Dual<IpAddr> {
 fn lower_one(pod: &PodIntent, sources: &Dual<IpAddr>, objects: &mut Objects) {
     let link = &pod.host_ifname;
     fabric::sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), "0", objects);
+    if pod.host_ports.iter().any(|port| port.host_ip.is_none_or(|ip| ip.is_loopback() || ip.is_unspecified())) {
+        // What the node sends to the host port on 127.0.0.1 is routed to the pod, and answered, by this link.
+        fabric::sysctl(&format!("net/ipv4/conf/{link}/route_localnet"), "1", objects);
+    }
     for (family, ip) in pod.ips.iter() {
         let route = RouteSpec::Unicast { link: link.clone(), gateway: None, source: sources.get(family).copied(), mtu_bytes: None };
         let key = NetKey::Route { table: TABLE_MAIN, destination: (*ip).into(), metric: 0 };

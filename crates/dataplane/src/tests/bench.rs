@@ -1,8 +1,8 @@
 //! Sends packets through lowered rules and routes, hook by hook.
 //!
 //! A packet is `FROM -> TO:PORT/PROTOCOL` with words after it: `via n2` (handed over by that node), `as NAME` (with another's source
-//! address), `mac NAME`, `from-link eth0`, `ack` (TCP in the midst of a connection), `known` (an established connection), `reply n2` (a
-//! reply in a connection that came through that node), `icmp`, `random N` (of 100).
+//! address), `mac NAME`, `from-link eth0`, `ack` (TCP in the midst of a connection), `known` (an established connection), `misfit` (invalid
+//! in the eyes of conntrack), `reply n2` (a reply in a connection that came through that node), `icmp`, `random N` (of 100).
 
 use std::net::IpAddr;
 
@@ -65,6 +65,7 @@ impl Bench {
                 "from-mac" => packet.ether_src = Some(MacAddr([2, 0, 0, 0, 0xee, argument()[1..].parse().unwrap()])),
                 "ack" => packet.tcp_flags = 16,
                 "known" => packet.connection.state = 2,
+                "misfit" => packet.connection.state = 1,
                 "reply" => {
                     packet.connection.state = 2;
                     packet.connection.reply = true;
@@ -81,7 +82,7 @@ impl Bench {
 
     fn origin(&self, packet: &mut Packet, from: &str) {
         let (iif, mac) = match from {
-            "n1" | "n1ext" => ("", None),
+            "n1" | "n1ext" | "lo" => ("", None),
             "x" | "gw2" => ("bowline.1", Some(node(2).vtep_mac)),
             "y" | "gw3" => ("bowline.1", Some(node(3).vtep_mac)),
             "a" | "b" | "c" => return (packet.iif, packet.ether_src) = (format!("bwl{from}"), Some(pod_mac(from))),

@@ -49,6 +49,33 @@ fn a_pod_without_policy_is_open_and_one_not_known_yet_is_closed() {
 }
 
 #[test]
+fn what_does_not_fit_its_connection_reaches_nobody() {
+    check(
+        "pods a b",
+        "a -> b:80/tcp misfit
+         x -> b:80/tcp misfit
+         a -> x:80/tcp misfit
+         a -> out:80/tcp misfit
+         a -> n1:80/tcp misfit
+         n1 -> a:80/tcp misfit
+         a -> b:53/udp misfit
+         a -> b:80/tcp icmp misfit
+         x -> y:80/tcp misfit",
+        expect![[r#"
+            a -> b:80/tcp misfit => drop: TCP that does not fit its connection
+            x -> b:80/tcp misfit => drop: TCP that does not fit its connection
+            a -> x:80/tcp misfit => drop: TCP that does not fit its connection
+            a -> out:80/tcp misfit => drop: TCP that does not fit its connection
+            a -> n1:80/tcp misfit => drop: TCP that does not fit its connection
+            n1 -> a:80/tcp misfit => bwla: n1 -> a:80
+            a -> b:53/udp misfit => bwlb: a -> b:53
+            a -> b:80/tcp icmp misfit => bwlb: a -> b:80
+            x -> y:80/tcp misfit => bowline.1 by gw3: x -> y:80
+        "#]],
+    );
+}
+
+#[test]
 fn ingress_lets_in_what_a_rule_says() {
     check(
         "pods a b c

@@ -112,7 +112,10 @@ fn host_ports_lead_to_one_pod() {
         "pods a b
          hostport 8080/tcp -> a:80
          hostport n1:9090/udp -> b:53
-         np 8080/tcp -> b:1",
+         hostport lo:9091/tcp -> a:91
+         hostport n1:9091/tcp -> b:91
+         np 8080/tcp -> b:1
+         np 9092/tcp -> b:1",
         "out -> n1:8080/tcp
          out -> n1ext:8080/tcp
          n1 -> n1:8080/tcp
@@ -121,16 +124,34 @@ fn host_ports_lead_to_one_pod() {
          out -> n1:9090/udp
          out -> n1ext:9090/udp
          out -> n1:9090/tcp
+         lo -> lo:8080/tcp
+         n1 -> lo:9091/tcp
+         lo -> lo:9091/tcp
+         n1 -> n1:9091/tcp
+         n1 -> lo:9092/tcp
+         out -> lo:9091/tcp
+         b -> lo:9091/tcp
+         b -> lo:22/tcp
+         b -> lo:22/tcp known
          out -> far:8080/tcp",
         expect![[r#"
             out -> n1:8080/tcp => bwla: out -> a:80
             out -> n1ext:8080/tcp => bwla: out -> a:80
             n1 -> n1:8080/tcp => bwla: n1 -> a:80
-            n1 -> lo:8080/tcp => node: n1 -> lo:8080
+            n1 -> lo:8080/tcp => bwla: n1 -> a:80
             a -> n1:8080/tcp => bwla: n1 -> a:80
             out -> n1:9090/udp => bwlb: out -> b:53
             out -> n1ext:9090/udp => node: out -> n1ext:9090
             out -> n1:9090/tcp => node: out -> n1:9090
+            lo -> lo:8080/tcp => bwla: n1 -> a:80
+            n1 -> lo:9091/tcp => bwla: n1 -> a:91
+            lo -> lo:9091/tcp => bwla: n1 -> a:91
+            n1 -> n1:9091/tcp => bwlb: n1 -> b:91
+            n1 -> lo:9092/tcp => node: n1 -> lo:9092
+            out -> lo:9091/tcp => node: out -> lo:9091
+            b -> lo:9091/tcp => drop: a pod to the node's loopback
+            b -> lo:22/tcp => drop: a pod to the node's loopback
+            b -> lo:22/tcp known => node: b -> lo:22
             out -> far:8080/tcp => eth0: out -> far:8080
         "#]],
     );

@@ -21,6 +21,7 @@ fn a_small_node() {
         Sysctl("net/ipv4/conf/bwla/rp_filter") = Sysctl("0")
         Sysctl("net/ipv4/ip_forward") = Sysctl("1")
         Sysctl("net/ipv6/conf/all/forwarding") = Sysctl("1")
+        Sysctl("net/netfilter/nf_conntrack_tcp_timeout_close_wait") = Sysctl("3600")
         Address { link: "bowline.1", address: 10.42.1.0/32 } = Address
         Address { link: "bowline.1", address: fd42:0:0:1::/128 } = Address
         Neighbour { link: "bowline.1", address: 10.42.2.0 } = Neighbour(MacAddr([2, 0, 0, 0, 255, 2]))

@@ -12,12 +12,12 @@ mod pods;
 mod rules;
 mod sets;
 
-use bowline_model::Family;
 use bowline_model::intent::Intent;
+use bowline_model::{Family, Protocol};
 
 use crate::change::{Change, Objects, set_of, verdicts_by};
 use crate::expr::Part::{Daddr, IifName, OifName, Saddr};
-use crate::expr::{CT_KNOWN, CT_NEW, POD_LINKS, ip_field, named, rule};
+use crate::expr::{CT_INVALID, CT_KNOWN, CT_NEW, POD_LINKS, ip_field, named, rule};
 use crate::host::HostFacts;
 use crate::objects::nft::{ChainKind, Field, Hook, Rule};
 
@@ -51,9 +51,13 @@ fn frame(objects: &mut Objects) {
     let known = || rule().state(CT_KNOWN).accept();
     // Not so a pod that is closed: its address may be one that had connections before it.
     let unready = |f| rule().iif(POD_LINKS).family(f).not_in_set(&named("ready", f), &[IifName, Saddr(f)]).goto("from_pod");
-    let egress = || Family::BOTH.into_iter().map(unready).chain([known(), rule().iif(POD_LINKS).goto("from_pod")]).collect();
-    objects.base("egress", ChainKind::Filter, Hook::Forward, 0, egress());
-    objects.base("egress_to_node", ChainKind::Filter, Hook::Input, 0, egress());
+    let ready = || Family::BOTH.into_iter().map(unready).chain([known()]);
+    let judged = || rule().iif(POD_LINKS).goto("from_pod");
+    objects.base("egress", ChainKind::Filter, Hook::Forward, 0, ready().chain([judged()]).collect());
+    // The links of pods with host ports take loopback addresses (`pod`), for the answers to what the node sends them from one. No pod begins.
+    let to_loopback = |f| rule().iif(POD_LINKS).for_loopback(f).drop().saying("a pod to the node's loopback");
+    let to_node = ready().chain(Family::BOTH.map(to_loopback)).chain([judged()]);
+    objects.base("egress_to_node", ChainKind::Filter, Hook::Input, 0, to_node.collect());
     objects.base("ingress", ChainKind::Filter, Hook::Forward, 1, vec![known(), rule().oif(POD_LINKS).goto("to_pod")]);
     // The last hook knows the link that a packet leaves by even when its destination was translated on the way out of the node.
     objects.base("closed", ChainKind::Filter, Hook::Postrouting, 0, vec![rule().oif(POD_LINKS).goto("only_ready")]);
@@ -61,11 +65,13 @@ fn frame(objects: &mut Objects) {
     let closed = || rule().drop().saying("closed until its policy is in force");
     let list = |map, family, link, address| rule().family(family).verdict_of(&named(map, family), &[link, address]);
     let from = Family::BOTH.into_iter().map(|f| list("pods_out", f, IifName, Saddr(f)));
+    // Such a packet is not translated back, so that who gets it would take it for a stranger's and reset the connection that it is of.
+    let misfit = || [rule().state(CT_INVALID).protocol(Protocol::Tcp).drop().saying("TCP that does not fit its connection")];
     // No policy stands between a pod and itself.
     let to_itself = || Family::BOTH.into_iter().map(|f| rule().family(f).in_set(&named("self", f), &[Saddr(f), Daddr(f)]).accept());
-    objects.chain("from_pod", to_itself().chain(from).chain([closed()]).collect());
+    objects.chain("from_pod", misfit().into_iter().chain(to_itself()).chain(from).chain([closed()]).collect());
     let to = Family::BOTH.into_iter().map(|f| list("pods_in", f, OifName, Daddr(f)));
-    objects.chain("to_pod", to_itself().chain(to).chain([closed()]).collect());
+    objects.chain("to_pod", misfit().into_iter().chain(to_itself()).chain(to).chain([closed()]).collect());
     let ready = Family::BOTH.into_iter().map(|f| rule().family(f).in_set(&named("ready", f), &[OifName, Daddr(f)]).accept());
     objects.chain("only_ready", ready.chain([closed()]).collect());
 

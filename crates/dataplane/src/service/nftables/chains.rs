@@ -25,18 +25,21 @@ pub(super) fn frame(objects: &mut Objects) {
     for family in Family::BOTH {
         sets(family, objects);
     }
-    let to_services = || vec![rule().jump("services")];
-    objects.base("services_prerouting", ChainKind::Nat, Hook::Prerouting, DNAT_PRIORITY, to_services());
-    objects.base("services_output", ChainKind::Nat, Hook::Output, DNAT_PRIORITY, to_services());
+    objects.base("services_prerouting", ChainKind::Nat, Hook::Prerouting, DNAT_PRIORITY, vec![rule().jump("services")]);
+    // Loopback addresses are the node's own affair: nothing that comes by a link is translated from one.
+    let mut output = both(|f| rule().for_loopback(f).goto("host_ports"));
+    output.push(rule().jump("services"));
+    objects.base("services_output", ChainKind::Nat, Hook::Output, DNAT_PRIORITY, output);
     let mut services: Vec<Rule> = both(|f| rule().family(f).verdict_of(&named("svc", f), &[Daddr(f), L4Proto, Dport]));
     services.push(rule().for_this_node().goto("local_ports"));
     objects.chain("services", services);
 
     let mut ports = both(|f| rule().for_loopback(f).back());
-    ports.extend(both(|f| host_port("host_ip_port", f, &[Daddr(f), L4Proto, Dport])));
-    ports.extend(both(|f| host_port("host_port", f, &[L4Proto, Dport])));
-    ports.push(rule().goto("node_ports"));
+    ports.extend([rule().jump("host_ports"), rule().goto("node_ports")]);
     objects.chain("local_ports", ports);
+    let mut host_ports = both(|f| host_port("host_ip_port", f, &[Daddr(f), L4Proto, Dport]));
+    host_ports.extend(both(|f| host_port("host_port", f, &[L4Proto, Dport])));
+    objects.chain("host_ports", host_ports);
     refusals(objects);
 }
 

@@ -36,7 +36,7 @@ fn one(port: &HostPort, family: Family, ip: &IpAddr, objects: &mut Objects) {
     let value = KeyBuilder::new().ip(*ip).port(port.container_port).build();
     let protocol = port.protocol.number();
     match port.host_ip {
-        Some(host) if Family::of(&host) != family || host.is_loopback() => {}
+        Some(host) if Family::of(&host) != family => {}
         Some(host) if !host.is_unspecified() => {
             objects.value(named("host_ip_port", family), KeyBuilder::new().ip(host).proto(protocol).port(port.host_port).build(), value);
         }
