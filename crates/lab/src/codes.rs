@@ -30,4 +30,10 @@ pub const CODES: &[(u16, &str, &str)] = &[
         "There is no running lab of that name, or it has left nothing to show. `bowline lab list` shows what there is.",
     ),
     (1009, "the lab could not do it", "The lab is up, but what was asked for does not exist in it or did not work: see `why`."),
+    (
+        1010,
+        "the API server given does not answer",
+        "`lab up --apiserver FILE` asked the server of that kubeconfig, by way of the lab's relay, and was refused or not answered.\n\
+                                The server must be reachable from this machine, and the kubeconfig must be an administrator's.",
+    ),
 ];

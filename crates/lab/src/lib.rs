@@ -25,6 +25,7 @@ mod outside;
 mod place;
 mod plan;
 mod progress;
+mod remote;
 mod underlay;
 mod up;
 

@@ -11,6 +11,8 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::remote::Remote;
+
 /// Most nodes that a lab may have: node addresses end in .11 and upwards.
 const MOST_NODES: u16 = 200;
 
@@ -87,6 +89,9 @@ pub struct Options {
     /// Machines and what lies between them, and nothing on them: no API, no kubelets, no agents, no DNS.
     #[serde(default)]
     pub bare: bool,
+    /// Kubeconfig of an API server outside, in place of the lab's own.
+    #[serde(default)]
+    pub apiserver: Option<PathBuf>,
     /// Go on when `lab up` is gone.
     pub detached: bool,
     /// End when the process ends of which standard input is a descriptor.
@@ -160,6 +165,9 @@ pub struct UpArgs {
     /// Make the machines and what lies between them, and put nothing on them: no API, no kubelets, no agents
     #[arg(long, hide = true)]
     pub bare: bool,
+    /// Use the Kubernetes API server of this kubeconfig instead of the lab's own
+    #[arg(long, value_name = "KUBECONFIG", conflicts_with = "bare")]
+    pub apiserver: Option<PathBuf>,
 }
 
 /// Reads `90s`, `2m`, `1m30s` or a plain number of seconds.
@@ -232,6 +240,7 @@ impl UpArgs {
             outside_addresses: self.outside_address.clone(),
             agents: if self.bare { Agents::None } else { self.agents },
             bare: self.bare,
+            apiserver: self.apiserver.as_deref().map(check_apiserver).transpose()?,
             detached: self.no_wait,
             leashed: self.leash.is_some(),
         })
@@ -241,6 +250,14 @@ impl UpArgs {
 fn read_corefile(path: &std::path::Path) -> Result<String, Problem> {
     std::fs::read_to_string(path)
         .map_err(|error| wrong("--corefile", format!("{}: {error}", path.display()), "give the path of a readable Corefile"))
+}
+
+/// The daemon reads the file again: it must not depend on where `lab up` was called.
+fn check_apiserver(path: &std::path::Path) -> Result<PathBuf, Problem> {
+    let refused =
+        |why: String| wrong("--apiserver", format!("{}: {why}", path.display()), "give the path of an administrator's kubeconfig");
+    Remote::read(path).map_err(|error| refused(format!("{error:#}")))?;
+    std::path::absolute(path).map_err(|error| refused(error.to_string()))
 }
 
 /// A lab's name becomes the name of a directory and a cgroup.

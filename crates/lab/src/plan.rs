@@ -154,6 +154,7 @@ mod tests {
             outside_addresses: vec!["10.4.7.11".parse().unwrap()],
             agents: Agents::Bowline,
             bare: false,
+            apiserver: None,
             detached: false,
             leashed: false,
         }

@@ -31,7 +31,7 @@ pub(crate) fn write_files(lab: &Lab, api: &Api) -> Result<()> {
         let config = node.path("/etc/bowline/agent.yaml");
         fs::write(&config, settings(lab, node)).with_context(|| format!("write {}", config.display()))?;
         let kubeconfig = node.path("/etc/bowline/kubeconfig");
-        fs::write(&kubeconfig, api.node_kubeconfig(node.name()))?;
+        fs::write(&kubeconfig, api.node_kubeconfig(node.name())?)?;
         fs::set_permissions(&kubeconfig, fs::Permissions::from_mode(0o600))?;
     }
     Ok(())

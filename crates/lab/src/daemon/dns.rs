@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 
 use super::{Api, Lab};
 
-const NAMESPACE: &str = "kube-system";
+/// Where the cluster DNS is.
+pub(super) const NAMESPACE: &str = "kube-system";
+/// What its pods are known by.
+pub(super) const SELECTOR: &str = "k8s-app=kube-dns";
 
 /// Applies the ConfigMap, the Service and the DaemonSet.
 pub(crate) async fn apply(lab: &Lab, api: &Api) -> Result<()> {

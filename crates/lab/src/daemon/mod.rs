@@ -6,9 +6,13 @@
 mod agents;
 mod api;
 mod dns;
+mod given;
 mod lab;
 mod listen;
 mod logs;
+mod own;
+mod ready;
+mod relay;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -121,7 +125,7 @@ async fn bring_up(options: Options, report: &mut Report) -> Result<Arc<Lab>> {
     kubelet::start(&lab, &api)?;
     dns::apply(&lab, &api).await.context("start the cluster DNS")?;
     listen::start(&lab, Some(&api))?;
-    report.done(format!("context {}", api.context), "agents")?;
+    report.done(api.about.clone(), "agents")?;
 
     if lab.options.agents == Agents::None {
         return Ok(lab);
@@ -132,7 +136,7 @@ async fn bring_up(options: Options, report: &mut Report) -> Result<Arc<Lab>> {
     }
     api.wait_for_nodes(&lab).await?;
     report.done(format!("{0}/{0}", lab.nodes.len()), "pods")?;
-    let pods = api.wait_for_pods(lab.nodes.len()).await?;
+    let pods = api.wait_for_pods(&lab).await?;
     report.done(format!("{pods}/{pods}"), "pods")?;
     Ok(lab)
 }

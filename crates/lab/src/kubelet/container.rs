@@ -42,7 +42,7 @@ pub(super) async fn start(
     let env = env::of(kubelet, pod, container, facts).await?;
     let program = Program::of(container, &env, &kubelet.node);
     let mut enter = Enter::of(sandbox.holder.pid(), sandbox.cgroup.clone(), program.argv());
-    enter.binds = volumes::binds(pod, container, volumes)?;
+    enter.binds = volumes::binds(pod, container, volumes, kubelet.api.pods.is_some())?;
     enter.env = Some(env.clone());
     enter.cwd = container.working_dir.as_ref().filter(|_| matches!(program, Program::Command(_))).map(PathBuf::from);
     enter.notify = true;

@@ -7,11 +7,13 @@ mod cni;
 mod container;
 mod env;
 mod image;
+mod lease;
 mod node;
 mod offer;
 mod pod;
 mod probe;
 mod status;
+mod token;
 mod volumes;
 
 use std::collections::HashMap;
@@ -32,7 +34,8 @@ use crate::daemon::{Api, Lab, Node};
 /// Starts one for each node of the lab.
 pub(crate) fn start(lab: &Arc<Lab>, api: &Arc<Api>) -> Result<()> {
     for node in &lab.nodes {
-        let kubelet = Arc::new(Kubelet { lab: Arc::clone(lab), api: Arc::clone(api), node: Arc::clone(node) });
+        let kubelet =
+            Arc::new(Kubelet { lab: Arc::clone(lab), api: Arc::clone(api), node: Arc::clone(node), tokens: token::Tokens::default() });
         tokio::spawn(Arc::clone(&kubelet).keep_node());
         tokio::spawn(kubelet.follow_pods());
     }
@@ -44,6 +47,7 @@ pub(crate) struct Kubelet {
     lab: Arc<Lab>,
     api: Arc<Api>,
     node: Arc<Node>,
+    tokens: token::Tokens,
 }
 
 /// What is wanted of a pod.

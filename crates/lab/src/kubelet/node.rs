@@ -1,5 +1,6 @@
 //! The Node object: registered once, its Ready condition following what the node's CNI plugins say.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +15,21 @@ use crate::daemon::POLL;
 /// How often a ready node's plugins are asked again, and the condition's time is renewed.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
+/// What a node says that it has: enough for any example, since nothing is measured.
+const RESOURCES: [(&str, &str); 4] = [("cpu", "4"), ("memory", "8Gi"), ("pods", "110"), ("ephemeral-storage", "10Gi")];
+
 impl Kubelet {
     /// Registers the node and keeps its status true.
     pub(super) async fn keep_node(self: Arc<Self>) {
         let nodes: KubeApi<Node> = KubeApi::all(self.client());
-        while let Err(error) = self.register(&nodes).await {
-            tracing::warn!(node = self.node.name(), error = format!("{error:#}"), "node not registered");
+        let uid = loop {
+            match self.register(&nodes).await {
+                Ok(uid) => break uid,
+                Err(error) => tracing::warn!(node = self.node.name(), error = format!("{error:#}"), "node not registered"),
+            }
             tokio::time::sleep(POLL).await;
-        }
+        };
+        tokio::spawn(Arc::clone(&self).keep_lease(uid));
         let mut swept = false;
         let mut last: Option<Result<(), String>> = None;
         let (mut since, mut said) = (status::now(), tokio::time::Instant::now());
@@ -52,7 +60,8 @@ impl Kubelet {
         }
     }
 
-    async fn register(&self, nodes: &KubeApi<Node>) -> Result<()> {
+    /// Registers the node, or finds it registered; its uid.
+    async fn register(&self, nodes: &KubeApi<Node>) -> Result<String> {
         let name = self.node.name();
         let labels = json!({
             "kubernetes.io/hostname": name,
@@ -70,12 +79,12 @@ impl Kubelet {
         // Not strategic: there, two addresses of one type would be taken for one.
         let status = json!({"status": {
             "addresses": self.addresses(),
-            "capacity": {"cpu": "4", "memory": "8Gi", "pods": "110"},
-            "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"},
+            "capacity": RESOURCES.iter().copied().collect::<BTreeMap<_, _>>(),
+            "allocatable": RESOURCES.iter().copied().collect::<BTreeMap<_, _>>(),
             "nodeInfo": node_info(name),
         }});
-        nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await?;
-        Ok(())
+        let registered = nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await?;
+        Ok(registered.metadata.uid.unwrap_or_default())
     }
 
     async fn report(&self, nodes: &KubeApi<Node>, ready: &Result<(), String>, since: &str) -> Result<(), kube::Error> {
@@ -89,8 +98,14 @@ impl Kubelet {
             Ok(()) => condition("Ready", true, "KubeletReady", "the node's network is ready"),
             Err(why) => condition("Ready", false, "KubeletNotReady", &format!("network is not ready: {why}")),
         };
+        let enough = |kind: &str, reason: &str| condition(kind, false, reason, "a lab does not measure it");
         // Strategic: conditions of others, such as the network's own, stay.
-        let body = json!({"status": {"conditions": [ready]}});
+        let body = json!({"status": {"conditions": [
+            ready,
+            enough("MemoryPressure", "KubeletHasSufficientMemory"),
+            enough("DiskPressure", "KubeletHasNoDiskPressure"),
+            enough("PIDPressure", "KubeletHasSufficientPID"),
+        ]}});
         nodes.patch_status(self.node.name(), &PatchParams::default(), &Patch::Strategic(body)).await.map(|_| ())
     }
 

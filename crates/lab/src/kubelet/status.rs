@@ -1,6 +1,6 @@
 //! A pod's status, made from the states of its containers; pure but for the clock.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -121,7 +121,8 @@ impl PodState<'_> {
     pub(super) fn json(&self, pod: &Pod) -> Value {
         let phase = self.phase();
         let initialized = self.containers.iter().filter(|c| c.init).all(|c| matches!(&c.state, State::Ended(exit) if exit.code == 0));
-        let ready = self.containers.iter().filter(|c| !c.init).all(|c| c.ready) && phase == "Running";
+        let all_ready = self.containers.iter().filter(|c| !c.init).all(|c| c.ready) && phase == "Running";
+        let ready = all_ready && gates_are_open(pod);
         let condition = |kind: &str, good: bool, reason: Option<&str>| {
             let status = if good { "True" } else { "False" };
             let old = pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == kind && c.status == status);
@@ -129,18 +130,20 @@ impl PodState<'_> {
             json!({"type": kind, "status": status, "lastTransitionTime": since, "reason": reason})
         };
         let not_ready = if phase == "Succeeded" { "PodCompleted" } else { "ContainersNotReady" };
-        let reason = (!ready).then_some(not_ready);
+        let reason = |good: bool, otherwise| (!good).then_some(if all_ready { otherwise } else { not_ready });
         let statuses = |init: bool| self.containers.iter().filter(|c| c.init == init).map(|c| c.json(self.sandbox)).collect::<Vec<_>>();
         let addresses = |all: &[String]| all.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>();
+        let mut conditions = vec![
+            condition("PodReadyToStartContainers", !self.facts.pod_ips.is_empty(), None),
+            condition("Initialized", initialized, (!initialized).then_some("ContainersNotInitialized")),
+            condition("Ready", ready, reason(ready, "ReadinessGatesNotReady")),
+            condition("ContainersReady", all_ready, reason(all_ready, not_ready)),
+            condition("PodScheduled", true, None),
+        ];
+        conditions.extend(conditions_of_others(pod).filter_map(|condition| serde_json::to_value(condition).ok()));
         json!({
             "phase": phase,
-            "conditions": [
-                condition("PodReadyToStartContainers", !self.facts.pod_ips.is_empty(), None),
-                condition("Initialized", initialized, (!initialized).then_some("ContainersNotInitialized")),
-                condition("Ready", ready, reason),
-                condition("ContainersReady", ready, reason),
-                condition("PodScheduled", true, None),
-            ],
+            "conditions": conditions,
             "hostIP": self.facts.host_ips.first(),
             "hostIPs": addresses(&self.facts.host_ips),
             "podIP": self.facts.pod_ips.first(),
@@ -148,9 +151,25 @@ impl PodState<'_> {
             "startTime": self.since,
             "initContainerStatuses": statuses(true),
             "containerStatuses": statuses(false),
-            "qosClass": "BestEffort",
+            // Decided when the pod was made.
+            "qosClass": pod.status.as_ref().and_then(|status| status.qos_class.as_deref()).unwrap_or("BestEffort"),
         })
     }
+}
+
+/// The conditions that a kubelet keeps.
+const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Conditions that others keep: of disruption, of readiness gates.
+fn conditions_of_others(pod: &Pod) -> impl Iterator<Item = &PodCondition> {
+    let all = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    all.filter(|condition| !OWN.contains(&condition.type_.as_str()))
+}
+
+/// Whether every condition is there that the pod's readiness waits for.
+fn gates_are_open(pod: &Pod) -> bool {
+    let open = |gate: &str| conditions_of_others(pod).any(|condition| condition.type_ == gate && condition.status == "True");
+    pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten()).all(|gate| open(&gate.condition_type))
 }
 
 /// A status without the times in it: two that differ in nothing else need not be written twice.
@@ -195,6 +214,26 @@ mod tests {
         check(&[container(ended(1), false, true)], "Running", "False");
         check(&[container(ended(1), false, false)], "Failed", "False");
         check(&[container(ended(0), false, false)], "Succeeded", "False");
+    }
+
+    #[test]
+    fn conditions_of_others_stay_and_gates_are_heeded() {
+        let running = [container(State::Running { pid: 1, since: now() }, true, true)];
+        let facts = Facts { pod_ips: vec!["10.0.0.1".into()], host_ips: vec![] };
+        let status = |gate: &str| {
+            let pod = serde_json::from_value(json!({
+                "spec": {"containers": [], "readinessGates": [{"conditionType": "example.org/gate"}]},
+                "status": {"qosClass": "Burstable", "conditions": [{"type": "example.org/gate", "status": gate}]}}));
+            PodState { containers: &running, facts: &facts, since: "", sandbox: "s" }.json(&pod.unwrap())
+        };
+        let of = |status: &Value, kind: &str| {
+            let all = status["conditions"].as_array().unwrap();
+            all.iter().find(|condition| condition["type"] == kind).unwrap()["status"].clone()
+        };
+        let (closed, open) = (status("False"), status("True"));
+        assert_eq!((of(&closed, "Ready"), of(&closed, "ContainersReady")), (json!("False"), json!("True")));
+        assert_eq!((of(&open, "Ready"), of(&open, "example.org/gate")), (json!("True"), json!("True")));
+        assert_eq!(open["qosClass"], "Burstable");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use kube::api::Api as KubeApi;
 
 use super::Kubelet;
 use super::env::{Facts, field};
+use super::token;
 use crate::enter::Bind;
 
 /// Where a service account's token is expected.
@@ -110,7 +111,7 @@ async fn project(kubelet: &Kubelet, pod: &Pod, facts: &Facts, projection: &Volum
     } else if let Some(source) = &projection.downward_api {
         downward(pod, facts, source.items.as_deref().unwrap_or_default())
     } else if let Some(source) = &projection.service_account_token {
-        Ok(Files::from([(source.path.clone(), kubelet.api.pod_token.clone().into_bytes())]))
+        Ok(Files::from([(source.path.clone(), token::of(kubelet, pod, source).await?.into_bytes())]))
     } else {
         bail!("a projection of an unknown kind")
     }
@@ -120,8 +121,8 @@ async fn config_map(kubelet: &Kubelet, namespace: &str, name: &str, items: Optio
     let found: Option<ConfigMap> = KubeApi::namespaced(kubelet.client(), namespace).get_opt(name).await?;
     let Some(found) = found else {
         // Every cluster publishes this one; the lab's API server leaves that to its kubelets.
-        if name == "kube-root-ca.crt" {
-            return select(Files::from([("ca.crt".into(), kubelet.api.ca_pem.clone().into_bytes())]), items, optional);
+        if let Some(pods) = kubelet.api.pods.as_ref().filter(|_| name == "kube-root-ca.crt") {
+            return select(Files::from([("ca.crt".into(), pods.ca_pem.clone().into_bytes())]), items, optional);
         }
         return if optional.unwrap_or(false) { Ok(Files::new()) } else { bail!("no ConfigMap {namespace}/{name}") };
     };
@@ -219,13 +220,14 @@ pub(super) fn write_identity(kubelet: &Kubelet, pod: &Pod, facts: &Facts, dns_ip
     fs::write(directory.join("hostname"), format!("{name}\n"))?;
     let of_node = fs::read_to_string(kubelet.node.path("/etc/resolv.conf")).unwrap_or_default();
     fs::write(directory.join("resolv.conf"), resolv_conf(pod, &of_node, dns_ips))?;
+    let Some(pods) = &kubelet.api.pods else { return Ok(()) };
     let token = directory.join("token");
     fs::create_dir_all(&token)?;
     write_files(
         &token,
         &Files::from([
-            ("token".into(), kubelet.api.pod_token.clone().into_bytes()),
-            ("ca.crt".into(), kubelet.api.ca_pem.clone().into_bytes()),
+            ("token".into(), pods.token.clone().into_bytes()),
+            ("ca.crt".into(), pods.ca_pem.clone().into_bytes()),
             ("namespace".into(), pod.metadata.namespace.clone().unwrap_or_default().into_bytes()),
         ]),
     )
@@ -277,8 +279,9 @@ fn resolv_conf(pod: &Pod, of_node: &str, dns_ips: &[std::net::IpAddr]) -> String
     text
 }
 
-/// The mounts of one container.
-pub(super) fn binds(pod: &Pod, container: &Container, volumes: &BTreeMap<String, PathBuf>) -> Result<Vec<Bind>> {
+/// The mounts of one container. With `own_token` every pod that wants a token and has no volume for it gets the kubelet's;
+/// other API servers put such a volume into pods themselves.
+pub(super) fn binds(pod: &Pod, container: &Container, volumes: &BTreeMap<String, PathBuf>, own_token: bool) -> Result<Vec<Bind>> {
     let directory = pod_directory(pod);
     let spec = pod.spec.clone().unwrap_or_default();
     let mut binds: Vec<Bind> = [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")]
@@ -291,7 +294,8 @@ pub(super) fn binds(pod: &Pod, container: &Container, volumes: &BTreeMap<String,
         Some(rest) => Path::new("/run").join(rest),
         None => Path::new("/").join(path),
     };
-    if spec.automount_service_account_token.unwrap_or(true)
+    if own_token
+        && spec.automount_service_account_token.unwrap_or(true)
         && !mounts.iter().any(|mount| target_of(&mount.mount_path) == Path::new(TOKEN_PATH))
     {
         binds.push(Bind { source: directory.join("token"), target: TOKEN_PATH.into(), read_only: true });
@@ -366,7 +370,7 @@ mod tests {
             let pod = pod(spec);
             let container = pod.spec.clone().unwrap().containers[0].clone();
             let volumes = BTreeMap::from([("t".to_owned(), PathBuf::from("/t"))]);
-            let binds = binds(&pod, &container, &volumes).unwrap();
+            let binds = binds(&pod, &container, &volumes, true).unwrap();
             binds.into_iter().filter(|bind| bind.target == Path::new(TOKEN_PATH)).map(|bind| bind.source).collect::<Vec<_>>()
         };
         assert_eq!(token(json!({"containers": [{"name": "c"}]})).len(), 1);
@@ -374,5 +378,9 @@ mod tests {
         let own = json!({"containers": [{"name": "c", "volumeMounts":
             [{"name": "t", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]}]});
         assert_eq!(token(own), [Path::new("/t")]);
+        let plain = pod(json!({"containers": [{"name": "c"}]}));
+        let container = plain.spec.clone().unwrap().containers[0].clone();
+        let binds = binds(&plain, &container, &BTreeMap::new(), false).unwrap();
+        assert!(binds.iter().all(|bind| bind.target != Path::new(TOKEN_PATH)), "there is none to give");
     }
 }

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal};
 use super::super::cni::{self, Attachment};
 use super::super::status::{self, Exit, State};
 use super::super::volumes;
-use super::{BACKOFF, Happening, RESTART, Sandbox, Worker};
+use super::{BACKOFF, Happening, REFRESH, RESTART, Sandbox, Worker};
 
 impl Worker {
     /// Ends what runs, gives the network back, and lets the object go.
@@ -20,9 +20,12 @@ impl Worker {
             self.kubelet.lab.set_pod(self.namespace(), self.name(), None);
             self.take_down(sandbox).await;
         }
-        if !self.desired.borrow().ends() {
+        // Controllers are to see how it ended before it goes; a report that was lost is made again.
+        while !self.desired.borrow().gone {
             self.report().await;
-            self.deletion().await;
+            if self.desired.borrow().ends() || self.pause(REFRESH).await {
+                break;
+            }
         }
         self.let_go().await;
     }
@@ -112,6 +115,7 @@ impl Worker {
     /// Removes the object, if it is still this pod.
     pub(super) async fn let_go(&self) {
         crate::daemon::forget_pod(&self.kubelet.lab, &self.pod);
+        self.kubelet.tokens.forget(self.pod.metadata.uid.as_deref().unwrap_or_default());
         if self.desired.borrow().gone {
             return;
         }
