@@ -1,5 +1,5 @@
 # Everything is one line over cargo xtask. Root is needed for demo, test and bench: they make network namespaces.
-.PHONY: demo demo-down test check bench audit packages help
+.PHONY: demo demo-down test check bench audit conformance cluster cluster-down packages help
 
 help:            ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
@@ -27,3 +27,14 @@ bench:           ## measurements beside their peers, as ratios
 
 audit:           ## advisories against the dependencies (needs cargo-deny and its database)
 	@cargo xtask audit
+
+conformance:     ## the outside suites on a real cluster, with a table of results (SUITES=..., FOCUS=...)
+	@scripts/packages cluster
+	@cargo xtask conformance $(SUITES) $(if $(FOCUS),--focus '$(FOCUS)')
+
+cluster:         ## a real Kubernetes cluster of two nodes on this machine, with Bowline as its network
+	@scripts/packages cluster
+	@cargo xtask cluster up
+
+cluster-down:    ## removes it
+	@cargo xtask cluster down

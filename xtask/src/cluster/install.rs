@@ -1,0 +1,119 @@
+//! Bowline onto a cluster, as an operator does it: the image into the nodes, `kubectl apply -f deploy/bowline.yaml`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::cluster::images;
+use crate::cluster::kubectl::{Kubectl, condition, items, number, text};
+use crate::cluster::lab::Lab;
+use crate::cluster::place::{self, Place};
+use crate::cluster::plan::Plan;
+use crate::cluster::screen::{Screen, until};
+
+/// How long a network may take until all nodes are Ready.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Imports the image, applies the manifest and waits until nodes are Ready and every DaemonSet stands.
+pub(crate) fn run(lab: &Lab, place: &Place, plan: &Plan, image: Option<&Path>, screen: &Screen) -> Result<()> {
+    let archive = match image {
+        Some(path) => path.to_owned(),
+        None => product()?,
+    };
+    images::import(lab, &plan.nodes, std::slice::from_ref(&archive))?;
+    let manifest = place::repository().join("deploy/bowline.yaml");
+    let manifest = fs::read_to_string(&manifest).with_context(|| format!("read {}", manifest.display()))?;
+    let kubectl = Kubectl::of(place);
+    let begin = Instant::now();
+    kubectl.apply(&fitted(&manifest, plan)).context("deploy/bowline.yaml")?;
+    let waited = until("the network", LIMIT, || Ok(standing(&kubectl)));
+    let detail = waited.with_context(|| troubles(&kubectl))?;
+    screen.good("network", &format!("{detail}, {:.1}s after apply", begin.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// Bowline's image, made if it is not there.
+fn product() -> Result<PathBuf> {
+    let archive = images::product();
+    if !archive.is_file() && !crate::image::run(&[])? {
+        bail!("cargo xtask image failed");
+    }
+    Ok(archive)
+}
+
+/// The manifest with this cluster's API server, which an operator puts in by hand.
+fn fitted(manifest: &str, plan: &Plan) -> String {
+    let server = format!("https://{}:{}", plan.advertise, plan.ports.server);
+    let line = |line: &str| {
+        let bare = line.trim_start().trim_start_matches('#').trim_start();
+        match bare.strip_prefix("apiServer:") {
+            Some(_) => format!("{}apiServer: {server}", &line[..line.len() - line.trim_start().len()]),
+            None => line.to_owned(),
+        }
+    };
+    manifest.lines().map(line).collect::<Vec<_>>().join("\n") + "\n"
+}
+
+/// What stands, or what is waited for.
+fn standing(kubectl: &Kubectl) -> Result<String, String> {
+    let ask = |words: &[&str]| kubectl.json(words).map_err(|error| format!("{error:#}"));
+    let nodes = ask(&["get", "nodes"])?;
+    let sets = ask(&["get", "daemonsets", "--namespace", "kube-system"])?;
+    let not_ready: Vec<&str> =
+        items(&nodes).iter().filter(|node| !condition(node, "Ready")).map(|node| text(node, "/metadata/name")).collect();
+    if !not_ready.is_empty() {
+        return Err(format!("not Ready: {}", not_ready.join(", ")));
+    }
+    match items(&sets).iter().find(|set| !rolled_out(set)) {
+        Some(set) => Err(format!("DaemonSet {} is not rolled out", text(set, "/metadata/name"))),
+        None => Ok(format!("{} nodes Ready, {} DaemonSets", items(&nodes).len(), items(&sets).len())),
+    }
+}
+
+fn rolled_out(set: &Value) -> bool {
+    let wanted = number(set, "/status/desiredNumberScheduled");
+    wanted > 0
+        && number(set, "/metadata/generation") == number(set, "/status/observedGeneration")
+        && number(set, "/status/updatedNumberScheduled") == wanted
+        && number(set, "/status/numberAvailable") == wanted
+}
+
+/// What the cluster says about pods that do not run.
+fn troubles(kubectl: &Kubectl) -> String {
+    let part = |words: &[&str]| kubectl.run(words).unwrap_or_else(|error| format!("{error:#}"));
+    let pods = part(&["get", "pods", "--all-namespaces", "--output", "wide"]);
+    let events = part(&["get", "events", "--all-namespaces", "--field-selector", "type=Warning", "--sort-by", ".lastTimestamp"]);
+    let logs = part(&["logs", "--namespace", "kube-system", "daemonset/bowline", "--all-containers", "--tail", "8"]);
+    let events: Vec<&str> = events.lines().collect();
+    format!("{pods}\n{}\n{logs}", events.get(events.len().saturating_sub(8)..).unwrap_or_default().join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_manifest_gets_this_clusters_server() {
+        let plan = Plan::of_nodes(1, &[], &[], "1-2").unwrap();
+        let manifest = "data:\n  x: |\n    # apiServer: https://HOST:6443\n    backend: vxlan\n";
+        assert_eq!(fitted(manifest, &plan), "data:\n  x: |\n    apiServer: https://192.168.200.11:6443\n    backend: vxlan\n");
+    }
+
+    #[test]
+    fn a_set_that_is_still_rolled_out_is_waited_for() {
+        let set = |generation: u64, available: u64| {
+            json!({"metadata": {"generation": 2}, "status": {"desiredNumberScheduled": 2, "observedGeneration": generation,
+                "updatedNumberScheduled": 2, "numberAvailable": available}})
+        };
+        assert!(rolled_out(&set(2, 2)));
+        assert!(!rolled_out(&set(1, 2)));
+        assert!(!rolled_out(&set(2, 1)));
+        assert!(!rolled_out(&json!({})));
+    }
+}
