@@ -32,14 +32,14 @@ codes! {
     BAD_SERVICE_PORT = 3004: "A port of a Service has a number outside 1 to 65535 or a protocol other than TCP, UDP and SCTP; the others of its ports are served.";
     /// An endpoint cannot be one.
     BAD_ENDPOINT = 3005: "An endpoint of an EndpointSlice is not an address that a pod can have (malformed, loopback, link-local, multicast or unspecified) and is left out.";
-    /// Source ranges of a load balancer are not supported.
-    SOURCE_RANGES = 3006: "A Service limits who may use its load balancer address. This is not supported yet, so the address is not served rather than served to everyone.";
     /// A service or slice cannot be read.
     SERVICE_UNREADABLE = 3007: "A Service or EndpointSlice has a field of the wrong type and is left out as if it did not exist.";
     /// A field of a service has a value that Kubernetes does not know.
     BAD_SERVICE_FIELD = 3008: "A field of a Service has a value that Kubernetes does not know; its default is used.";
     /// An external name is no name.
     BAD_EXTERNAL_NAME = 3009: "The externalName of a Service is not a DNS name, so its name is not answered.";
+    /// A range of a load balancer's clients is no network.
+    BAD_SOURCE_RANGE = 3010: "An entry of a Service's loadBalancerSourceRanges is not a network in CIDR form. It lets nobody in; the others still do.";
     /// A selector of a policy cannot be understood.
     BAD_SELECTOR = 4001: "A selector of a NetworkPolicy cannot be understood. A peer with it matches nothing; a policy with it as podSelector closes every pod that it may mean.";
     /// An address block of a policy cannot be understood.

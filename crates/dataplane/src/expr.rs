@@ -172,21 +172,26 @@ impl RuleBuilder {
 
     /// To a loopback address.
     pub(crate) fn for_loopback(self, family: Family) -> Self {
-        self.loopback(family, Part::Daddr(family), 16)
+        self.loopback(CmpOp::Eq, family, Part::Daddr(family), 16)
     }
 
     /// From a loopback address.
-    pub(crate) fn from_loopback(self, family: Family) -> Self {
-        self.loopback(family, Part::Saddr(family), 12)
+    pub(crate) fn of_loopback(self, family: Family) -> Self {
+        self.loopback(CmpOp::Eq, family, Part::Saddr(family), 12)
+    }
+
+    /// From another than a loopback address.
+    pub(crate) fn not_of_loopback(self, family: Family) -> Self {
+        self.loopback(CmpOp::Ne, family, Part::Saddr(family), 12)
     }
 
     /// `v4_offset` is where the address begins in an IPv4 header.
-    fn loopback(self, family: Family, address: Part, v4_offset: u32) -> Self {
+    fn loopback(self, op: CmpOp, family: Family, address: Part, v4_offset: u32) -> Self {
         let v6 = std::net::Ipv6Addr::LOCALHOST.octets();
         let first = Expr::Payload { base: PayloadBase::Network, offset: v4_offset, len: 1, to: Reg(0) };
         match family {
-            Family::V4 => self.family(family).add(first).compare(CmpOp::Eq, [127]),
-            Family::V6 => self.family(family).load(0, &[address]).compare(CmpOp::Eq, v6),
+            Family::V4 => self.family(family).add(first).compare(op, [127]),
+            Family::V6 => self.family(family).load(0, &[address]).compare(op, v6),
         }
     }
 

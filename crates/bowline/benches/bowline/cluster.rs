@@ -41,7 +41,9 @@ pub(crate) fn service(n: u32, endpoints: Vec<Endpoint>) -> Arc<ServiceIntent> {
         protocol: Protocol::Tcp,
         port: 80,
         endpoints,
+        own_endpoints: None,
         affinity_secs: None,
+        sources: None,
         when_empty: WhenEmpty::Reject,
     };
     Arc::new(ServiceIntent { frontends: vec![frontend] })

@@ -12,7 +12,7 @@ use bowline_kernel::conntrack::{Conntrack, ConntrackError, Entry};
 use bowline_model::Protocol;
 use bowline_model::intent::Intent;
 use bowline_model::intent::policy::{PolicyIntent, SetId};
-use bowline_model::intent::services::{Endpoint, FrontendAddress, ServicesIntent};
+use bowline_model::intent::services::{Endpoint, Frontend, FrontendAddress, ServicesIntent};
 use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
@@ -119,40 +119,46 @@ impl OwnAddresses {
     }
 }
 
-/// UDP frontends and their endpoints.
+/// UDP frontends.
 struct Datagrams<'a> {
-    vips: BTreeMap<(IpAddr, u16), &'a [Endpoint]>,
-    node_ports: BTreeMap<u16, Vec<&'a Endpoint>>,
+    vips: BTreeMap<(IpAddr, u16), &'a Frontend>,
+    node_ports: BTreeMap<u16, Vec<&'a Frontend>>,
 }
 
 impl<'a> Datagrams<'a> {
     fn of(services: &'a ServicesIntent) -> Datagrams<'a> {
-        let (mut vips, mut node_ports) = (BTreeMap::new(), BTreeMap::<u16, Vec<&Endpoint>>::new());
+        let (mut vips, mut node_ports) = (BTreeMap::new(), BTreeMap::<u16, Vec<&Frontend>>::new());
         for frontend in services.services.values().flat_map(|s| &s.frontends).filter(|f| f.protocol == Protocol::Udp) {
             match frontend.address {
                 FrontendAddress::Vip(address) => {
-                    vips.insert((address, frontend.port), frontend.endpoints.as_slice());
+                    vips.insert((address, frontend.port), frontend);
                 }
-                FrontendAddress::NodePort(_) => node_ports.entry(frontend.port).or_default().extend(&frontend.endpoints),
+                FrontendAddress::NodePort(_) => node_ports.entry(frontend.port).or_default().push(frontend),
             }
         }
         Datagrams { vips, node_ports }
     }
 
-    /// Whether a UDP flow goes where its frontend would send nothing now.
+    /// Whether a UDP flow goes where its frontend would send nothing now, or to nobody where there is somebody by now.
     fn is_stale(&self, entry: &Entry, own: &OwnAddresses) -> bool {
         if entry.original.protocol != Protocol::Udp.number() {
             return false;
         }
         let Some(port) = entry.original.destination_port() else { return false };
-        let to = entry.original.destination;
+        let (from, to) = (entry.original.source, entry.original.destination);
         let (ip, Some(backend_port)) = entry.backend() else { return false };
         let backend = Endpoint { ip, port: backend_port };
-        if let Some(endpoints) = self.vips.get(&(to, port)) {
-            return !endpoints.contains(&backend) && (!endpoints.is_empty() || entry.is_dnat());
+        let begun_here = own.node.contains(&from) || own.pods.contains(&from);
+        let moves = |frontends: &[&Frontend]| {
+            let of = |frontend: &&'a Frontend| frontend.own_endpoints.as_ref().filter(|_| begun_here).unwrap_or(&frontend.endpoints);
+            let mut endpoints = frontends.iter().flat_map(of).peekable();
+            (endpoints.peek().is_some() || entry.is_dnat()) && !endpoints.any(|endpoint| *endpoint == backend)
+        };
+        if let Some(frontend) = self.vips.get(&(to, port)) {
+            return moves(&[*frontend]);
         }
         match self.node_ports.get(&port) {
-            Some(endpoints) if own.node.contains(&to) => entry.is_dnat() && !endpoints.contains(&&backend),
+            Some(frontends) if own.node.contains(&to) => moves(frontends),
             Some(_) | None => entry.is_dnat() && own.node.contains(&to) && own.pods.contains(&ip),
         }
     }
@@ -163,7 +169,7 @@ mod tests {
     use super::*;
     use bowline_kernel::conntrack::{Discriminator, Tuple};
     use bowline_model::ServiceName;
-    use bowline_model::intent::services::{Frontend, ServiceIntent, WhenEmpty};
+    use bowline_model::intent::services::{ServiceIntent, WhenEmpty};
 
     fn services(endpoints: &[(&str, u16)]) -> ServicesIntent {
         let endpoints = endpoints.iter().map(|(ip, port)| Endpoint { ip: ip.parse().unwrap(), port: *port }).collect();
@@ -172,7 +178,9 @@ mod tests {
             protocol: Protocol::Udp,
             port: 53,
             endpoints,
+            own_endpoints: None,
             affinity_secs: None,
+            sources: None,
             when_empty: WhenEmpty::Reject,
         };
         let mut intent = ServicesIntent::default();
@@ -231,6 +239,43 @@ mod tests {
         assert!(stale(&[("10.42.1.8", 53)], ("10.42.1.7", 53)), "another endpoint");
         assert!(stale(&[("10.42.1.7", 54)], ("10.42.1.7", 53)), "another port");
         assert!(stale(&[], ("10.42.1.7", 53)), "the last endpoint went");
+    }
+
+    #[test]
+    fn a_flow_to_a_node_port_moves_as_well() {
+        let node: IpAddr = "192.168.0.1".parse().unwrap();
+        let stale = |endpoints: &[(&str, u16)], backend: (&str, u16), status: u32| {
+            let mut services = services(endpoints);
+            let name = services.services.keys().next().unwrap().clone();
+            let mut service = (*services.services[&name]).clone();
+            service.frontends[0].address = FrontendAddress::NodePort(bowline_model::Family::V4);
+            services.services.insert(name, Arc::new(service));
+            let mut entry = entry(backend.0, backend.1);
+            (entry.original.destination, entry.status) = (node, status);
+            let own = OwnAddresses { node: BTreeSet::from([node]), pods: BTreeSet::new() };
+            Datagrams::of(&services).is_stale(&entry, &own)
+        };
+        const DNAT: u32 = 1 << 5;
+        assert!(!stale(&[("10.42.1.7", 53)], ("10.42.1.7", 53), DNAT));
+        assert!(stale(&[("10.42.1.8", 53)], ("10.42.1.7", 53), DNAT), "another endpoint");
+        assert!(stale(&[], ("10.42.1.7", 53), DNAT), "the last endpoint went");
+        assert!(stale(&[("10.42.1.7", 53)], ("192.168.0.1", 53), 0), "an endpoint came to a flow that the node itself had");
+        assert!(!stale(&[], ("192.168.0.1", 53), 0), "a process of the node has the port");
+    }
+
+    #[test]
+    fn what_the_node_begins_is_held_against_its_own_endpoints() {
+        let mut services = services(&[("10.42.1.7", 53)]);
+        let name = services.services.keys().next().unwrap().clone();
+        let mut service = (*services.services[&name]).clone();
+        service.frontends[0].own_endpoints = Some(vec![Endpoint { ip: "10.42.2.8".parse().unwrap(), port: 53 }]);
+        services.services.insert(name, Arc::new(service));
+        let stale = |backend: &str, pods: &[&str]| {
+            let own = OwnAddresses { node: BTreeSet::new(), pods: pods.iter().map(|ip| ip.parse().unwrap()).collect() };
+            Datagrams::of(&services).is_stale(&entry(backend, 53), &own)
+        };
+        assert!(stale("10.42.2.8", &[]) && !stale("10.42.1.7", &[]), "a client from elsewhere");
+        assert!(!stale("10.42.2.8", &["10.42.0.5"]) && stale("10.42.1.7", &["10.42.0.5"]), "a pod of this node");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The endpoints of a service: who answers on a port, and who of them is to be used.
 //!
-//! References: KEP-1669 (terminating endpoints), KEP-2086 (internalTrafficPolicy), KEP-752 (EndpointSlice).
+//! References: KEP-1669 (terminating endpoints), KEP-2086 (internalTrafficPolicy), KEP-752 (EndpointSlice), KEP-2433 (topology hints),
+//! KEP-3015 (hints for nodes).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use bowline_model::intent::services::{Endpoint, WhenEmpty};
@@ -10,13 +11,15 @@ use bowline_model::{Family, Problem, Protocol, ServiceName};
 
 use super::port_number;
 use crate::codes;
-use crate::world::{EndpointConditions, EndpointSlice, World};
+use crate::world::{EndpointConditions, EndpointSlice, HintedPlace, SliceEndpoint, World};
 
 /// What is known of one endpoint; several slices may speak of the same one, then the best word counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct State {
     anywhere: Word,
     local: Word,
+    zone: Hint,
+    node: Hint,
 }
 
 /// What slices say of an endpoint.
@@ -30,6 +33,26 @@ impl Word {
     fn add(&mut self, other: Word) {
         self.ready |= other.ready;
         self.draining |= other.draining;
+    }
+}
+
+/// Whether an endpoint that is ready is meant for this node, or for its zone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Hint {
+    /// It is.
+    here: bool,
+    /// Some slice does not say for whom it is.
+    unsaid: bool,
+}
+
+impl Hint {
+    fn of(places: &[HintedPlace], here: Option<&str>) -> Hint {
+        Hint { here: places.iter().any(|place| Some(&*place.name) == here), unsaid: places.is_empty() }
+    }
+
+    fn add(&mut self, other: Hint) {
+        self.here |= other.here;
+        self.unsaid |= other.unsaid;
     }
 }
 
@@ -56,10 +79,20 @@ pub(crate) struct Chosen {
     pub(crate) when_empty: WhenEmpty,
 }
 
+/// Which endpoints a frontend may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// All, those that are meant for this node or its zone before others.
+    Cluster,
+    /// Those on this node.
+    Local,
+}
+
 impl Endpoints {
     /// Reads the slices of a service.
     pub(crate) fn gather(world: &World, service: &ServiceName, disregard_ready: bool, problems: &mut Vec<Problem>) -> Self {
         let mut endpoints = Endpoints::default();
+        let (node, zone) = (world.settings().node_name.as_str(), world.zone().map(AsRef::as_ref));
         for slice in world.slices_of(service) {
             let family = match &*slice.address_type {
                 "IPv4" => Family::V4,
@@ -73,15 +106,10 @@ impl Endpoints {
                     problems.push(bad_endpoint(slice, index, text));
                     continue;
                 };
-                let local = endpoint.node_name.as_deref() == Some(world.settings().node_name.as_str());
-                let word = word(&endpoint.conditions, disregard_ready);
+                let said = state(endpoint, disregard_ready, node, zone);
                 for (name, protocol, port) in &ports {
                     let key = PortKey { name: name.clone(), protocol: *protocol, family };
-                    let known = endpoints.by_port.entry(key).or_default().entry(Endpoint { ip, port: *port }).or_default();
-                    known.anywhere.add(word);
-                    if local {
-                        known.local.add(word);
-                    }
+                    endpoints.by_port.entry(key).or_default().entry(Endpoint { ip, port: *port }).or_default().add(said);
                 }
             }
         }
@@ -89,28 +117,64 @@ impl Endpoints {
     }
 
     /// Whom packets to a port go to.
-    pub(crate) fn choose(&self, name: &str, protocol: Protocol, family: Family, only_local: bool) -> Chosen {
+    pub(crate) fn choose(&self, name: &str, protocol: Protocol, family: Family, reach: Reach) -> Chosen {
         let key = PortKey { name: name.to_owned(), protocol, family };
         let Some(all) = self.by_port.get(&key) else {
             return Chosen { endpoints: Vec::new(), when_empty: WhenEmpty::Reject };
         };
-        let anywhere = in_use(all.iter().map(|(endpoint, state)| (endpoint, state.anywhere)));
-        if !only_local {
-            return Chosen { endpoints: anywhere, when_empty: WhenEmpty::Reject };
+        let anywhere = in_use(all, |state| state.anywhere);
+        match reach {
+            Reach::Cluster => Chosen { endpoints: preferred(all, anywhere), when_empty: WhenEmpty::Reject },
+            Reach::Local => {
+                let when_empty = if anywhere.is_empty() { WhenEmpty::Reject } else { WhenEmpty::Drop };
+                Chosen { endpoints: in_use(all, |state| state.local), when_empty }
+            }
         }
-        let endpoints = in_use(all.iter().map(|(endpoint, state)| (endpoint, state.local)));
-        let when_empty = if anywhere.is_empty() { WhenEmpty::Reject } else { WhenEmpty::Drop };
-        Chosen { endpoints, when_empty }
+    }
+
+    /// Addresses on this node at which the service is ready, whatever the port.
+    pub(crate) fn ready_here(&self) -> usize {
+        let here = self.by_port.values().flatten().filter(|(_, state)| state.local.ready);
+        here.map(|(endpoint, _)| endpoint.ip).collect::<BTreeSet<IpAddr>>().len()
+    }
+}
+
+impl State {
+    fn add(&mut self, other: State) {
+        self.anywhere.add(other.anywhere);
+        self.local.add(other.local);
+        self.zone.add(other.zone);
+        self.node.add(other.node);
     }
 }
 
 /// The ready ones; without any, those that still serve while they terminate.
-fn in_use<'a>(all: impl Iterator<Item = (&'a Endpoint, Word)> + Clone) -> Vec<Endpoint> {
-    let ready: Vec<Endpoint> = all.clone().filter(|(_, word)| word.ready).map(|(endpoint, _)| *endpoint).collect();
-    if !ready.is_empty() {
-        return ready;
+fn in_use(all: &BTreeMap<Endpoint, State>, word: impl Fn(&State) -> Word) -> Vec<Endpoint> {
+    let such = |wanted: fn(Word) -> bool| all.iter().filter(|(_, state)| wanted(word(state))).map(|(endpoint, _)| *endpoint).collect();
+    let ready: Vec<Endpoint> = such(|word| word.ready);
+    if ready.is_empty() { such(|word| word.draining) } else { ready }
+}
+
+/// Of those in use, the ones that are meant for this node, or else for its zone; all of them unless every ready one says for whom it is.
+fn preferred(all: &BTreeMap<Endpoint, State>, in_use: Vec<Endpoint>) -> Vec<Endpoint> {
+    let ready: Vec<&State> = all.values().filter(|state| state.anywhere.ready).collect();
+    for hint in [|state: &State| state.node, |state: &State| state.zone] {
+        if ready.iter().all(|state| !hint(state).unsaid) && ready.iter().any(|state| hint(state).here) {
+            return all.iter().filter(|(_, state)| state.anywhere.ready && hint(state).here).map(|(endpoint, _)| *endpoint).collect();
+        }
     }
-    all.filter(|(_, word)| word.draining).map(|(endpoint, _)| *endpoint).collect()
+    in_use
+}
+
+/// What one slice says of an endpoint.
+fn state(endpoint: &SliceEndpoint, disregard_ready: bool, node: &str, zone: Option<&str>) -> State {
+    let anywhere = word(&endpoint.conditions, disregard_ready);
+    let local = if endpoint.node_name.as_deref() == Some(node) { anywhere } else { Word::default() };
+    if !anywhere.ready {
+        return State { anywhere, local, ..State::default() };
+    }
+    let hints = &endpoint.hints;
+    State { anywhere, local, zone: Hint::of(&hints.for_zones, zone), node: Hint::of(&hints.for_nodes, Some(node)) }
 }
 
 fn word(conditions: &EndpointConditions, disregard_ready: bool) -> Word {

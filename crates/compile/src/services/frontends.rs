@@ -8,7 +8,7 @@ use bowline_model::intent::services::{Frontend, FrontendAddress};
 use bowline_model::{Family, Problem, Protocol, ServiceName};
 use ipnet::IpNet;
 
-use super::endpoints::Endpoints;
+use super::endpoints::{Chosen, Endpoints, Reach};
 use super::{FrontendKey, is_headless, port_number};
 use crate::codes;
 use crate::world::{Age, Service, ServicePort, World};
@@ -38,11 +38,22 @@ pub(crate) struct Candidate {
     pub(crate) problems: Vec<Problem>,
     /// Whether it has addresses whose permission depends on the nodes' addresses.
     pub(crate) exposed: bool,
+    /// The node's port on which load balancers ask for it, and its ready endpoints on this node.
+    pub(crate) health: Option<(u16, usize)>,
+}
+
+/// A kind of address that a service has, and how traffic to it is treated.
+struct Way {
+    rank: Rank,
+    reach: Reach,
+    /// Whether what this node and its pods begin is served from the whole cluster nevertheless.
+    own_from_anywhere: bool,
 }
 
 /// Reads one service.
 pub(crate) fn compile(world: &World, name: &ServiceName, service: &Service) -> Candidate {
-    let mut candidate = Candidate { age: service.metadata.age(), frontends: BTreeMap::new(), problems: Vec::new(), exposed: false };
+    let age = service.metadata.age();
+    let mut candidate = Candidate { age, frontends: BTreeMap::new(), problems: Vec::new(), exposed: false, health: None };
     let labels = &service.metadata.labels;
     let foreign = labels.contains_key(PROXY_NAME_LABEL) || labels.contains_key(HEADLESS_LABEL);
     if foreign || is_headless(service) || service.spec.kind.as_deref() == Some("ExternalName") {
@@ -53,32 +64,39 @@ pub(crate) fn compile(world: &World, name: &ServiceName, service: &Service) -> C
     let endpoints = Endpoints::gather(world, name, disregard_ready, &mut problems);
     let mut reader = Reader { world, name, service, problems, exposed: false };
     let affinity_secs = reader.affinity();
-    let internal_local = reader.is_local("internalTrafficPolicy", service.spec.internal_traffic_policy.as_ref());
-    let external_local = reader.is_local("externalTrafficPolicy", service.spec.external_traffic_policy.as_ref());
-    let cluster = reader.cluster_addresses();
-    let outside = reader.outside_addresses();
+    let internal = reader.reach("internalTrafficPolicy", service.spec.internal_traffic_policy.as_ref());
+    let external = reader.reach("externalTrafficPolicy", service.spec.external_traffic_policy.as_ref());
+    let (cluster, claimed, balanced) = (reader.cluster_addresses(), reader.external_addresses(), reader.balanced_addresses());
+    let ranges = reader.source_ranges();
+    let inside = Way { rank: Rank::Allocated, reach: internal, own_from_anywhere: false };
+    let outside = |rank| Way { rank, reach: external, own_from_anywhere: true };
     let node_ports = matches!(service.spec.kind.as_deref(), Some("NodePort" | "LoadBalancer"));
     for (index, port) in service.spec.ports.iter().enumerate() {
         let Some((protocol, number)) = reader.port(index, port) else { continue };
-        let mut put = |rank, address: FrontendAddress, number, only_local| {
-            let label = port.name.as_deref().unwrap_or_default();
-            let chosen = endpoints.choose(label, protocol, address.family(), only_local);
-            let frontend =
-                Frontend { address, protocol, port: number, endpoints: chosen.endpoints, affinity_secs, when_empty: chosen.when_empty };
-            candidate.frontends.entry((address, protocol, number)).or_insert((rank, frontend));
+        let label = port.name.as_deref().unwrap_or_default();
+        let mut put = |way: &Way, address: FrontendAddress, number, sources| {
+            let choose = |reach| endpoints.choose(label, protocol, address.family(), reach);
+            let Chosen { endpoints, when_empty } = choose(way.reach);
+            let own = Some(choose(Reach::Cluster).endpoints).filter(|own| way.own_from_anywhere && !own.is_empty() && *own != endpoints);
+            let frontend = Frontend { address, protocol, port: number, endpoints, own_endpoints: own, affinity_secs, sources, when_empty };
+            candidate.frontends.entry((address, protocol, number)).or_insert((way.rank, frontend));
         };
         for ip in &cluster {
-            put(Rank::Allocated, FrontendAddress::Vip(*ip), number, internal_local);
+            put(&inside, FrontendAddress::Vip(*ip), number, None);
         }
-        for ip in &outside {
-            put(Rank::Claimed, FrontendAddress::Vip(*ip), number, external_local);
+        for ip in &claimed {
+            put(&outside(Rank::Claimed), FrontendAddress::Vip(*ip), number, None);
+        }
+        for ip in &balanced {
+            put(&outside(Rank::Claimed), FrontendAddress::Vip(*ip), number, of_family(ranges.as_ref(), ip));
         }
         if let Some(node_port) = reader.node_port(index, port).filter(|_| node_ports) {
             for family in families(service, &cluster) {
-                put(Rank::Allocated, FrontendAddress::NodePort(family), node_port, external_local);
+                put(&outside(Rank::Allocated), FrontendAddress::NodePort(family), node_port, None);
             }
         }
     }
+    candidate.health = reader.health_port(external).map(|port| (port, endpoints.ready_here()));
     candidate.exposed = reader.exposed;
     candidate.problems = reader.problems;
     candidate
@@ -120,14 +138,14 @@ impl Reader<'_> {
         Some(good.unwrap_or(10_800))
     }
 
-    fn is_local(&mut self, field: &str, value: Option<&Arc<str>>) -> bool {
+    fn reach(&mut self, field: &str, value: Option<&Arc<str>>) -> Reach {
         match value.map(AsRef::as_ref) {
-            Some("Local") => true,
-            None | Some("Cluster" | "") => false,
+            Some("Local") => Reach::Local,
+            None | Some("Cluster" | "") => Reach::Cluster,
             Some(other) => {
                 let what = format!("`{}` is no traffic policy; Cluster is used", other.escape_debug());
                 self.problem(codes::BAD_SERVICE_FIELD, what, &format!("spec.{field}"), "use Cluster or Local");
-                false
+                Reach::Cluster
             }
         }
     }
@@ -149,29 +167,59 @@ impl Reader<'_> {
         good
     }
 
-    fn outside_addresses(&mut self) -> Vec<IpAddr> {
+    fn external_addresses(&mut self) -> Vec<IpAddr> {
         let (service, settings) = (self.service, self.world.settings());
-        let mut addresses = Vec::new();
-        for (index, text) in service.spec.external_ips.iter().enumerate() {
-            let field = format!("spec.externalIPs[{index}]");
-            addresses.extend(self.permitted(text, &field, &settings.external_ips));
-        }
+        let texts = service.spec.external_ips.iter().enumerate();
+        texts.filter_map(|(index, text)| self.permitted(text, &format!("spec.externalIPs[{index}]"), &settings.external_ips)).collect()
+    }
+
+    /// Those of the load balancer whose packets arrive as they were sent.
+    fn balanced_addresses(&mut self) -> Vec<IpAddr> {
+        let (service, settings) = (self.service, self.world.settings());
         if service.spec.kind.as_deref() != Some("LoadBalancer") {
-            return addresses;
+            return Vec::new();
         }
         let points = service.status.load_balancer.ingress.iter().enumerate();
-        for (index, point) in points.filter(|(_, point)| !matches!(point.ip_mode.as_deref(), Some("Proxy"))) {
-            let field = format!("status.loadBalancer.ingress[{index}].ip");
-            let Some(text) = point.ip.as_ref().filter(|text| !text.is_empty()) else { continue };
-            let Some(address) = self.permitted(text, &field, &settings.load_balancer_ips) else { continue };
-            if service.spec.load_balancer_source_ranges.is_empty() {
-                addresses.push(address);
-            } else {
-                let what = "source ranges of a load balancer are not supported, so its address is not served";
-                self.problem(codes::SOURCE_RANGES, what, "spec.loadBalancerSourceRanges", "remove them, or use a NetworkPolicy");
+        let points = points.filter(|(_, point)| !matches!(point.ip_mode.as_deref(), Some("Proxy")));
+        let texts = points.filter_map(|(index, point)| Some((index, point.ip.as_ref().filter(|text| !text.is_empty())?)));
+        let permitted = texts.filter_map(|(index, text)| {
+            self.permitted(text, &format!("status.loadBalancer.ingress[{index}].ip"), &settings.load_balancer_ips)
+        });
+        permitted.collect()
+    }
+
+    /// Who may use the load balancer's addresses; everyone if none. A range that cannot be read lets nobody in.
+    fn source_ranges(&mut self) -> Option<Vec<IpNet>> {
+        let texts = &self.service.spec.load_balancer_source_ranges;
+        if texts.is_empty() {
+            return None;
+        }
+        let mut ranges = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            match text.trim().parse::<IpNet>() {
+                Ok(net) => ranges.push(net.trunc()),
+                Err(_) => {
+                    let what = format!("`{}` is no network, so nobody is let in by it", text.escape_debug());
+                    let field = format!("spec.loadBalancerSourceRanges[{index}]");
+                    self.problem(codes::BAD_SOURCE_RANGE, what, &field, "use a network in CIDR form, such as 192.0.2.0/24");
+                }
             }
         }
-        addresses
+        ranges.sort_unstable();
+        ranges.dedup();
+        Some(ranges)
+    }
+
+    /// The port on which load balancers ask, of a service that gives outside traffic to local endpoints only.
+    fn health_port(&mut self, external: Reach) -> Option<u16> {
+        let balanced = self.service.spec.kind.as_deref() == Some("LoadBalancer") && external == Reach::Local;
+        let number = self.service.spec.health_check_node_port.filter(|number| balanced && *number != 0)?;
+        let port = port_number(number);
+        if port.is_none() {
+            let what = format!("port {number} is out of range");
+            self.problem(codes::BAD_SERVICE_PORT, what, "spec.healthCheckNodePort", "use 1 to 65535");
+        }
+        port
     }
 
     /// An address from outside, if it may be claimed: a setting names its network, and it is not one of the cluster's own.
@@ -222,6 +270,12 @@ impl Reader<'_> {
         }
         number
     }
+}
+
+/// The ranges that can hold clients of an address.
+fn of_family(ranges: Option<&Vec<IpNet>>, address: &IpAddr) -> Option<Vec<IpNet>> {
+    let same = |net: &&IpNet| Family::of_prefix(net) == Family::of(address);
+    ranges.map(|ranges| ranges.iter().filter(same).copied().collect())
 }
 
 /// The families of a service: as it says, else those of its addresses.

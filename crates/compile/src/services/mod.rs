@@ -9,7 +9,7 @@ mod frontends;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bowline_model::intent::services::{Frontend, FrontendAddress, ServiceIntent, ServicesIntent};
+use bowline_model::intent::services::{Frontend, FrontendAddress, HealthCheck, ServiceIntent, ServicesIntent};
 use bowline_model::{Problem, Protocol, ServiceName};
 use imbl::OrdMap;
 
@@ -32,17 +32,23 @@ pub(crate) struct State {
     /// Problems of services that have any: their own, and conflicts with others.
     problems: BTreeMap<ServiceName, Vec<Problem>>,
     exposed: BTreeSet<ServiceName>,
+    /// Services that are asked for on a port of the node; the first by name has it.
+    health: BTreeMap<u16, BTreeMap<ServiceName, usize>>,
+    /// The zone that endpoints were chosen for.
+    zone: Option<Arc<str>>,
     intent: ServicesIntent,
 }
 
 impl State {
     /// Follows the world; gives whether anything came out differently.
     pub(crate) fn turn(&mut self, world: &World, touched: &Touched) -> bool {
-        if touched.all {
+        if touched.all || world.zone() != self.zone.as_ref() {
             let settings = world.settings();
             let old = std::mem::take(self);
+            self.zone = world.zone().cloned();
             self.intent = ServicesIntent {
                 services: OrdMap::new(),
+                health_checks: OrdMap::new(),
                 node_port_addresses: settings.node_port_addresses.clone(),
                 service_cidrs: settings.service_cidrs.clone(),
             };
@@ -68,12 +74,14 @@ impl State {
     }
 
     fn recompile(&mut self, world: &World, names: BTreeSet<ServiceName>) -> bool {
-        let mut affected = BTreeSet::new();
+        let (mut affected, mut asked) = (BTreeSet::new(), BTreeSet::new());
         for name in names {
             let new = world.services().get(&name).map(|service| frontends::compile(world, &name, service));
             if new.as_ref() == self.candidates.get(&name) {
                 continue;
             }
+            let old = self.candidates.get(&name);
+            asked.extend([old, new.as_ref()].into_iter().flatten().filter_map(|candidate| candidate.health).map(|(port, _)| port));
             self.withdraw(&name, &mut affected);
             if let Some(new) = new {
                 self.enter(&name, new, &mut affected);
@@ -84,12 +92,37 @@ impl State {
         for name in affected {
             changed |= self.settle(&name);
         }
+        for port in asked {
+            changed |= self.settle_health(port);
+        }
         changed
+    }
+
+    /// Gives a port on which load balancers ask to the first service that has it; gives whether anything is different.
+    fn settle_health(&mut self, port: u16) -> bool {
+        let first = self.health.get(&port).and_then(|services| services.first_key_value());
+        let new = first.map(|(service, count)| HealthCheck { service: service.clone(), local_endpoints: *count });
+        if new.as_ref() == self.intent.health_checks.get(&port) {
+            return false;
+        }
+        match new {
+            Some(new) => self.intent.health_checks.insert(port, new),
+            None => self.intent.health_checks.remove(&port),
+        };
+        true
     }
 
     fn withdraw(&mut self, name: &ServiceName, affected: &mut BTreeSet<ServiceName>) {
         self.exposed.remove(name);
         let Some(old) = self.candidates.remove(name) else { return };
+        if let Some((port, _)) = old.health
+            && let Some(services) = self.health.get_mut(&port)
+        {
+            services.remove(name);
+            if services.is_empty() {
+                self.health.remove(&port);
+            }
+        }
         for (key, (rank, _)) in &old.frontends {
             let Some(claims) = self.claims.get_mut(key) else { continue };
             claims.remove(&(*rank, old.age.clone(), name.clone()));
@@ -108,6 +141,9 @@ impl State {
         }
         if new.exposed {
             self.exposed.insert(name.clone());
+        }
+        if let Some((port, count)) = new.health {
+            self.health.entry(port).or_default().insert(name.clone(), count);
         }
         self.candidates.insert(name.clone(), new);
     }

@@ -182,9 +182,18 @@ pub fn service(dice: &mut Dice<'_>) -> String {
     let ports =
         dice.pick(&[":http:80/tcp", ":http:80:30080/tcp", ":http:80:30080/tcp :dns:53/udp", ":dns:80/tcp :http:53/udp", ":http:0/tcp"]);
     let kind = dice.pick(&["", "type=NodePort", "type=LoadBalancer", "type=ExternalName name=db.example.com"]);
-    let policy = dice.pick(&["", "internal=Local", "external=Local", "internal=Local external=Local"]);
-    let outside =
-        dice.pick(&["", "", "ext=203.0.113.1", "ext=203.0.113.1 lb=203.0.113.2", "ext=192.168.0.1 lb=8.8.8.8", "lb=203.0.113.1 +ranges"]);
+    let policy =
+        dice.pick(&["", "internal=Local", "external=Local", "external=Local health=31000", "internal=Local external=Local health=31001"]);
+    let outside = dice.pick(&[
+        "",
+        "",
+        "ext=203.0.113.1",
+        "ext=203.0.113.1 lb=203.0.113.2",
+        "ext=192.168.0.1 lb=8.8.8.8",
+        "lb=203.0.113.1 ranges=192.0.2.0/24",
+        "lb=203.0.113.1 lb=203.0.113.2 ranges=192.0.2.0/25 ranges=10.42.1.0/24",
+        "lb=203.0.113.1 ranges=zzz ranges=2001:db8::/32",
+    ]);
     let extra = dice.pick(&["", "", "", "+unready", "affinity=60", "service.kubernetes.io/service-proxy-name=other"]);
     format!("svc {} {addresses} {ports} {kind} {policy} {outside} {extra} ^{}", dice.pick(&SERVICES), dice.below(9))
 }
@@ -201,7 +210,7 @@ pub fn slice(dice: &mut Dice<'_>) -> String {
             let state = dice.pick(&["", "!ready", "!draining", "!draining", "!unready", "!gone"]);
             let ip = format!("{prefix}{}", dice.below(4));
             let ip = if dice.below(12) == 11 { if family == "4" { "127.0.0.1".into() } else { "::1".into() } } else { ip };
-            format!("{ip}@n{}{state}", 1 + dice.below(2))
+            format!("{ip}@n{}{state}{}", 1 + dice.below(2), hints(dice))
         })
         .collect();
     // The first address decides about the family.
@@ -210,9 +219,15 @@ pub fn slice(dice: &mut Dice<'_>) -> String {
     format!("slice {service}-{family} of={of} {ports} {endpoints}")
 }
 
+/// For whom an endpoint is meant: mostly nobody in particular.
+pub fn hints(dice: &mut Dice<'_>) -> &'static str {
+    ["", "", "", "~za", "~zb", "~za.zb", "~za.n1", "~zb.n2", "~n1"][dice.below(9)]
+}
+
 /// A node, perhaps one that claims what others have.
 pub fn node(dice: &mut Dice<'_>) -> String {
     let address = dice.pick(&["192.168.0.1", "192.168.0.2 fd00::2", "203.0.113.1", "", "zzz"]);
     let subnet = dice.pick(&["cidr=10.42.1.0/24", "cidr=10.42.2.0/24 cidr=fd42:2::/64", "cidr=10.42.0.0/16", "", "cidr=zzz"]);
-    format!("node n{} {address} {subnet} ^{}", 1 + dice.below(3), dice.below(9))
+    let zone = dice.pick(&["", "zone=za", "zone=zb"]);
+    format!("node n{} {address} {subnet} {zone} ^{}", 1 + dice.below(3), dice.below(9))
 }

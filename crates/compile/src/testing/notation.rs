@@ -5,14 +5,14 @@
 //! ns shop team=red
 //! pod shop/web 10.42.1.2 fd42:1::2 @n1 app=web :http:80/tcp +attached ^3
 //! svc shop/api 10.43.0.9 :http:80:30080/tcp type=NodePort +local
-//! slice shop/api-1 of=api :http:8080/tcp 10.42.1.2@n1 10.42.2.2@n2!draining
+//! slice shop/api-1 of=api :http:8080/tcp 10.42.1.2@n1~za.n1 10.42.2.2@n2!draining
 //! policy shop/in {podSelector: {}, ingress: []}
 //! attach shop/web 10.42.1.2 uid=7
 //! del Pod shop/web
 //! detach shop/web
 //! ```
 //!
-//! `^3` is the creation time; a word with a plus sign is a flag; `key=value` is a label where nothing else is said.
+//! `~za.n1` are hints: an endpoint meant for zone za and for node n1. `^3` is the creation time; a word with a plus sign is a flag; `key=value` is a label where nothing else is said.
 
 use std::net::IpAddr;
 
@@ -116,13 +116,17 @@ impl<'a> Words<'a> {
     }
 }
 
-const FIELDS: [&str; 12] = ["cidr", "of", "type", "ext", "lb", "affinity", "internal", "external", "uid", "family", "host", "name"];
+const FIELDS: [&str; 15] =
+    ["cidr", "of", "type", "ext", "lb", "affinity", "internal", "external", "uid", "family", "host", "name", "zone", "ranges", "health"];
 
 fn metadata(name: &str, words: &Words<'_>) -> Value {
     let (namespace, name) = name.split_once('/').unwrap_or(("", name));
     let labels: Map<String, Value> =
         words.pairs.iter().filter(|(k, _)| !FIELDS.contains(k)).map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
     let mut metadata = json!({"name": name, "namespace": namespace, "labels": labels});
+    if let Some(zone) = words.all("zone").first() {
+        metadata["labels"]["topology.kubernetes.io/zone"] = json!(zone);
+    }
     if let Some(age) = words.age {
         metadata["creationTimestamp"] = json!(format!("2026-01-01T00:00:{age:0>2}Z"));
     }
@@ -226,9 +230,8 @@ fn service(name: &str, words: &Words<'_>) -> Change {
         let seconds = seconds.parse::<i64>().ok();
         spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": seconds}});
     }
-    if words.has("ranges") {
-        spec["loadBalancerSourceRanges"] = json!(["192.0.2.0/24"]);
-    }
+    spec["loadBalancerSourceRanges"] = json!(words.all("ranges"));
+    spec["healthCheckNodePort"] = json!(words.all("health").first().and_then(|text| text.parse::<i64>().ok()));
     let status = json!({"loadBalancer": {"ingress": ingress}});
     upsert(Kind::Service, json!({"metadata": metadata(name, words), "spec": spec, "status": status}))
 }
@@ -249,6 +252,11 @@ fn slice(name: &str, words: &Words<'_>) -> Change {
         .iter()
         .enumerate()
         .map(|(index, text)| {
+            let (text, hints) = text.split_once('~').unwrap_or((text, ""));
+            let hinted = |first: char| -> Vec<Value> {
+                hints.split('.').filter(|name| name.starts_with(first)).map(|name| json!({"name": name})).collect()
+            };
+            let hints = json!({"forZones": hinted('z'), "forNodes": hinted('n')});
             let (rest, state) = text.split_once('!').unwrap_or((text, ""));
             let (ip, node) = rest.split_once('@').map_or((rest, None), |(ip, node)| (ip, Some(node)));
             let conditions = match state {
@@ -259,10 +267,10 @@ fn slice(name: &str, words: &Words<'_>) -> Change {
                 "gone" => json!({"ready": false, "serving": false, "terminating": true}),
                 other => panic!("unknown state {other}"),
             };
-            json!({"addresses": [ip], "nodeName": node, "conditions": conditions, "hostname": hosts.get(index)})
+            json!({"addresses": [ip], "nodeName": node, "conditions": conditions, "hostname": hosts.get(index), "hints": hints})
         })
         .collect();
-    let first = words.plain.first().map_or("10.0.0.0", |text| text.split(['@', '!']).next().unwrap());
+    let first = words.plain.first().map_or("10.0.0.0", |text| text.split(['@', '!', '~']).next().unwrap());
     let family = first.parse().map_or(Family::V4, |ip: IpAddr| Family::of(&ip));
     let mut metadata = metadata(name, words);
     metadata["labels"]["kubernetes.io/service-name"] = json!(words.all("of")[0]);

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bowline_model::intent::Intent;
-use bowline_model::intent::services::{FrontendAddress, WhenEmpty};
+use bowline_model::intent::services::{Frontend, FrontendAddress, ServicesIntent, WhenEmpty};
 use bowline_model::{Checked, Family, Protocol};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::policy_table::flow;
 use crate::oracle::policy::{End, allowed};
-use crate::oracle::service::{Answer, endpoints_for};
+use crate::oracle::service::{Answer, Client, endpoints_for, health_checks};
 use crate::testing::dice::{self, Dice};
 use crate::testing::notation::{changes, settings};
 use crate::world::{Object, Settings};
@@ -57,6 +57,43 @@ fn assert_same(got: Checked<Intent>, wanted: Checked<Intent>, about: &str) {
     assert_eq!(got.value.policy, wanted.value.policy, "{about}");
     assert_eq!(got.value.dns, wanted.value.dns, "{about}");
     assert_eq!(got, wanted, "{about}");
+}
+
+/// What a frontend says to a client.
+fn says(frontend: &Frontend, client: Client) -> Answer {
+    let own = frontend.own_endpoints.as_ref().filter(|_| client.own);
+    let endpoints = own.unwrap_or(&frontend.endpoints);
+    let welcome = frontend.sources.as_ref().is_none_or(|nets| nets.iter().any(|net| net.contains(&client.ip)));
+    match (endpoints.is_empty(), frontend.when_empty) {
+        (false, _) if !welcome => Answer::Drop,
+        (false, _) => Answer::Endpoints(endpoints.iter().copied().collect()),
+        (true, WhenEmpty::Reject) => Answer::Reject,
+        (true, WhenEmpty::Drop) => Answer::Drop,
+    }
+}
+
+/// The frontends say what the oracle says, and there are no others.
+fn agree(world: &World, services: &ServicesIntent, client: Client) -> Result<(), TestCaseError> {
+    let mut compiled = BTreeMap::new();
+    for frontend in services.services.values().flat_map(|service| &service.frontends) {
+        let key = (frontend.address, frontend.protocol, frontend.port);
+        prop_assert!(compiled.insert(key, says(frontend, client)).is_none(), "{:?} twice", key);
+    }
+    let vips = (0..4).flat_map(|n| [format!("10.43.0.{n}"), format!("fd43::{n}")]);
+    let vips = vips.chain(["203.0.113.1", "203.0.113.2", "192.168.0.1", "8.8.8.8"].map(String::from));
+    let vips = vips.map(|text| FrontendAddress::Vip(text.parse().unwrap()));
+    for address in vips.chain(Family::BOTH.map(FrontendAddress::NodePort)) {
+        for (protocol, port) in [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(|p| [(p, 80), (p, 53), (p, 30080), (p, 81)]) {
+            let got = compiled.remove(&(address, protocol, port)).unwrap_or(Answer::NotAService);
+            if Family::of(&client.ip) != address.family() {
+                continue;
+            }
+            let oracle = endpoints_for(world, "n1", client, address, protocol, port);
+            prop_assert_eq!(got, oracle, "{:?} {} {} for {:?}", address, protocol, port, client);
+        }
+    }
+    prop_assert!(compiled.is_empty(), "nobody asked for {:?}", compiled);
+    Ok(())
 }
 
 /// Every address that random worlds know, and some that they do not.
@@ -109,27 +146,14 @@ proptest! {
             fold(&mut world, &[line]);
         }
         let services = Compiler::full(&world).value.services;
-        let mut compiled = BTreeMap::new();
-        for frontend in services.services.values().flat_map(|service| &service.frontends) {
-            let key = (frontend.address, frontend.protocol, frontend.port);
-            let answer = match (frontend.endpoints.is_empty(), frontend.when_empty) {
-                (false, _) => Answer::Endpoints(frontend.endpoints.iter().copied().collect()),
-                (true, WhenEmpty::Reject) => Answer::Reject,
-                (true, WhenEmpty::Drop) => Answer::Drop,
-            };
-            prop_assert!(compiled.insert(key, answer).is_none(), "{:?} twice", key);
-        }
-        let vips = (0..4).flat_map(|n| [format!("10.43.0.{n}"), format!("fd43::{n}")]);
-        let vips = vips.chain(["203.0.113.1", "203.0.113.2", "192.168.0.1", "8.8.8.8"].map(String::from));
-        let vips = vips.map(|text| FrontendAddress::Vip(text.parse().unwrap()));
-        for address in vips.chain(Family::BOTH.map(FrontendAddress::NodePort)) {
-            for (protocol, port) in [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(|p| [(p, 80), (p, 53), (p, 30080), (p, 81)]) {
-                let oracle = endpoints_for(&world, "n1", address, protocol, port);
-                let got = compiled.remove(&(address, protocol, port)).unwrap_or(Answer::NotAService);
-                prop_assert_eq!(got, oracle, "{:?} {} {}", address, protocol, port);
+        for client in ["192.0.2.1", "192.0.2.200", "10.42.1.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()) {
+            for own in [false, true] {
+                agree(&world, &services, Client { ip: client, own })?;
             }
         }
-        prop_assert!(compiled.is_empty(), "nobody asked for {:?}", compiled);
+        let told: BTreeMap<u16, (String, usize)> =
+            services.health_checks.iter().map(|(port, check)| (*port, (check.service.to_string(), check.local_endpoints))).collect();
+        prop_assert_eq!(told, health_checks(&world, "n1"));
     }
 }
 

@@ -24,6 +24,13 @@ fn show(frontend: &Frontend) -> String {
     if frontend.endpoints.is_empty() {
         text.push_str(if frontend.when_empty == WhenEmpty::Drop { " drop" } else { " reject" });
     }
+    if let Some(own) = &frontend.own_endpoints {
+        text.push_str(" own");
+        own.iter().for_each(|endpoint| text.push_str(&format!(" {}:{}", endpoint.ip, endpoint.port)));
+    }
+    if let Some(sources) = &frontend.sources {
+        text.push_str(&format!(" from {sources:?}"));
+    }
     if let Some(seconds) = frontend.affinity_secs {
         text.push_str(&format!(" for {seconds}s"));
     }
@@ -97,17 +104,63 @@ fn traffic_policies() {
     let both = "10.42.1.2@n1 10.42.2.2@n2";
     check(&service("", both), "10.43.0.9 80/TCP -> 10.42.1.2:80 10.42.2.2:80\nIPv4 node 30080/TCP -> 10.42.1.2:80 10.42.2.2:80");
     check(&service("internal=Local", both), "10.43.0.9 80/TCP -> 10.42.1.2:80\nIPv4 node 30080/TCP -> 10.42.1.2:80 10.42.2.2:80");
-    check(&service("external=Local", both), "10.43.0.9 80/TCP -> 10.42.1.2:80 10.42.2.2:80\nIPv4 node 30080/TCP -> 10.42.1.2:80");
+    check(
+        &service("external=Local", both),
+        "10.43.0.9 80/TCP -> 10.42.1.2:80 10.42.2.2:80\nIPv4 node 30080/TCP -> 10.42.1.2:80 own 10.42.1.2:80 10.42.2.2:80",
+    );
     // Others have endpoints, this node has none: drop. Nobody has: reject.
-    check(&service("internal=Local external=Local", "10.42.2.2@n2"), "10.43.0.9 80/TCP -> drop\nIPv4 node 30080/TCP -> drop");
+    check(
+        &service("internal=Local external=Local", "10.42.2.2@n2"),
+        "10.43.0.9 80/TCP -> drop\nIPv4 node 30080/TCP -> drop own 10.42.2.2:80",
+    );
     check(&service("internal=Local external=Local", "10.42.2.2@n2!gone"), "10.43.0.9 80/TCP -> reject\nIPv4 node 30080/TCP -> reject");
     // A local endpoint that drains goes before ready ones elsewhere, where only local ones may be used.
     check(
         &service("external=Local", "10.42.1.2@n1!draining 10.42.2.2@n2"),
-        "10.43.0.9 80/TCP -> 10.42.2.2:80\nIPv4 node 30080/TCP -> 10.42.1.2:80",
+        "10.43.0.9 80/TCP -> 10.42.2.2:80\nIPv4 node 30080/TCP -> 10.42.1.2:80 own 10.42.2.2:80",
     );
     // Without a node name an endpoint is nobody's own.
-    check(&service("external=Local", "10.42.1.2"), "10.43.0.9 80/TCP -> 10.42.1.2:80\nIPv4 node 30080/TCP -> drop");
+    check(&service("external=Local", "10.42.1.2"), "10.43.0.9 80/TCP -> 10.42.1.2:80\nIPv4 node 30080/TCP -> drop own 10.42.1.2:80");
+}
+
+#[test]
+fn hints_prefer_some_endpoints() {
+    let check = |node: &str, flags: &str, endpoints: &str, expected: &str| {
+        let text = format!(
+            "node n1 192.168.0.1 cidr=10.42.1.0/24 {node}\nsvc shop/api 10.43.0.9 :http:80/tcp {flags}\nslice shop/api-4 of=api :http:80/tcp {endpoints}"
+        );
+        self::check(&text, &format!("10.43.0.9 80/TCP -> {expected}"));
+    };
+    let zones = "10.42.1.1@n1~za 10.42.2.2@n2~zb 10.42.3.3@n3~za.zb";
+    check("zone=za", "", zones, "10.42.1.1:80 10.42.3.3:80");
+    check("zone=zc", "", zones, "10.42.1.1:80 10.42.2.2:80 10.42.3.3:80");
+    check("", "", zones, "10.42.1.1:80 10.42.2.2:80 10.42.3.3:80");
+    // One ready endpoint without a hint is one that nobody would use: then all are used.
+    check("zone=za", "", "10.42.1.1~za 10.42.2.2", "10.42.1.1:80 10.42.2.2:80");
+    check("zone=za", "", "10.42.1.1~za 10.42.2.2!unready", "10.42.1.1:80");
+    // The node goes before the zone; without an endpoint for the node the zone counts.
+    check("zone=za", "", "10.42.1.1~za.n1 10.42.2.2~za.n2", "10.42.1.1:80");
+    check("zone=za", "", "10.42.1.1~za.n3 10.42.2.2~zb.n2", "10.42.1.1:80");
+    check("zone=za", "", "10.42.1.1~za.n1 10.42.2.2~za", "10.42.1.1:80 10.42.2.2:80");
+    // Endpoints that only terminate are used wherever they are, and a local policy asks nobody.
+    check("zone=za", "", "10.42.1.1!draining~za 10.42.2.2!draining~zb", "10.42.1.1:80 10.42.2.2:80");
+    check("zone=za", "internal=Local", "10.42.1.1@n1~zb 10.42.2.2@n2~za", "10.42.1.1:80");
+}
+
+#[test]
+fn load_balancers_are_told_of_ready_endpoints_here() {
+    let told = |words: &str, endpoints: &str| {
+        let text =
+            format!("svc shop/api 10.43.0.9 :http:80/tcp type=LoadBalancer {words}\nslice shop/api-4 of=api :http:80/tcp {endpoints}");
+        let services = Compiler::full(&world(&text)).value.services;
+        services.health_checks.iter().map(|(port, check)| format!("{port} {} {}", check.service, check.local_endpoints)).collect::<Vec<_>>()
+    };
+    let endpoints = "10.42.1.1@n1 10.42.1.2@n1 10.42.1.3@n1!draining 10.42.1.4@n1!unready 10.42.2.2@n2";
+    assert_eq!(told("external=Local health=31000", endpoints), ["31000 shop/api 2"]);
+    assert_eq!(told("external=Local health=31000", "10.42.1.3@n1!draining 10.42.2.2@n2"), ["31000 shop/api 0"]);
+    assert_eq!(told("external=Local health=31000 +unready", "10.42.1.4@n1!unready"), ["31000 shop/api 1"]);
+    assert_eq!(told("health=31000", endpoints), [""; 0], "all nodes answer alike");
+    assert_eq!(told("external=Local", endpoints), [""; 0]);
 }
 
 #[test]
@@ -146,7 +199,14 @@ fn addresses_from_outside_need_leave() {
     check_with(with("203.0.113.0/24"), &of("type=LoadBalancer lb=203.0.113.1"), &format!("{own}\n203.0.113.1 80/TCP -> reject"), &[]);
     // The status of a service that is no load balancer means nothing.
     check_with(with("203.0.113.0/24"), &of("lb=203.0.113.1"), own, &[]);
-    check_with(with("203.0.113.0/24"), &of("type=LoadBalancer lb=203.0.113.1 +ranges"), own, &[3006]);
+    let balanced = of("type=LoadBalancer lb=203.0.113.1 ranges=192.0.2.7/24 ranges=2001:db8::/32");
+    check_with(with("203.0.113.0/24"), &balanced, &format!("{own}\n203.0.113.1 80/TCP -> reject from [192.0.2.0/24]"), &[]);
+    // Nobody is let in by what cannot be read, and nobody by another family's ranges.
+    for (range, code) in [("nonsense", &[3010][..]), ("2001:db8::/32", &[])] {
+        let balanced = of(&format!("type=LoadBalancer lb=203.0.113.1 ext=203.0.113.2 ranges={range}"));
+        let frontends = format!("{own}\n203.0.113.1 80/TCP -> reject from []\n203.0.113.2 80/TCP -> reject");
+        check_with(with("203.0.113.0/24"), &balanced, &frontends, code);
+    }
     // However wide the leave: not a node's address, not a pod's, not a service's.
     for address in ["192.168.0.1", "10.42.1.2", "10.43.0.10", "127.0.0.1"] {
         let code = if address == "127.0.0.1" { 3003 } else { 3002 };

@@ -28,14 +28,17 @@ pub use policy::{
     EgressRule, IngressRule, IntOrString, IpBlock, LabelRequirement, LabelSelector, NetworkPolicy, NetworkPolicySpec, Peer, PolicyPort,
 };
 pub use service::{
-    ClientIpConfig, EndpointConditions, EndpointSlice, LoadBalancerIngress, LoadBalancerStatus, Service, ServicePort, ServiceSpec,
-    ServiceStatus, SessionAffinityConfig, SliceEndpoint, SlicePort, TargetRef,
+    ClientIpConfig, EndpointConditions, EndpointHints, EndpointSlice, HintedPlace, LoadBalancerIngress, LoadBalancerStatus, Service,
+    ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig, SliceEndpoint, SlicePort, TargetRef,
 };
 pub use settings::Settings;
 pub use touched::Touched;
 
 /// The label of an EndpointSlice that names its service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// The label of a Node that names its zone.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Something that happened outside.
 #[derive(Debug, Clone)]
@@ -117,6 +120,12 @@ impl World {
     /// All nodes.
     pub fn nodes(&self) -> &OrdMap<NodeName, Arc<Node>> {
         &self.nodes
+    }
+
+    /// The zone of the node that is compiled for, if its Node says so.
+    pub fn zone(&self) -> Option<&Arc<str>> {
+        let node = self.nodes.get(&self.settings.node_name)?;
+        node.metadata.labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty())
     }
 
     /// All pods.

@@ -179,6 +179,29 @@ pub struct SliceEndpoint {
     pub node_name: Option<Arc<str>>,
     /// What it is, usually a pod.
     pub target_ref: Option<TargetRef>,
+    /// For whom it is meant, where its service prefers some endpoints to others.
+    #[serde(deserialize_with = "nullable")]
+    pub hints: EndpointHints,
+}
+
+/// For whom an endpoint is meant; for everyone where nothing is said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    /// For clients on nodes of these zones.
+    #[serde(deserialize_with = "nullable")]
+    pub for_zones: Vec<HintedPlace>,
+    /// For clients on these nodes.
+    #[serde(deserialize_with = "nullable")]
+    pub for_nodes: Vec<HintedPlace>,
+}
+
+/// A zone or a node that an endpoint is meant for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HintedPlace {
+    /// Its name.
+    pub name: Arc<str>,
 }
 
 /// The state of an endpoint.

@@ -67,7 +67,7 @@ fn frame(objects: &mut Objects) {
     }
     let mut rules: Vec<Rule> = Vec::new();
     rules.extend(Family::BOTH.into_iter().map(hairpin));
-    rules.extend(Family::BOTH.into_iter().map(|f| rule().from_loopback(f).oif(POD_LINKS).goto("as_node")));
+    rules.push(rule().of_loopback(Family::V4).oif(POD_LINKS).goto("as_node"));
     rules.extend(Family::BOTH.into_iter().map(|f| pod_to_outside(f).masquerade()));
     rules.extend(Family::BOTH.into_iter().map(|f| service_to_outside(f).masquerade()));
     rules.extend(Family::BOTH.into_iter().flat_map(|f| ["pod_net", "node"].map(|from| by_third_node(f, from).goto("as_node"))));

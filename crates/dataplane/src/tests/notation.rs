@@ -2,7 +2,8 @@
 //!
 //!     pods a b                         attached and selected by no policy
 //!     closed c                         attached, policy not known yet
-//!     svc v1:80/tcp -> a:8080 x:8080   a service; `aff=10` seconds of affinity; `-> reject`, `-> drop`
+//!     svc v1:80/tcp -> a:8080 x:8080   a service; `aff=10` seconds of affinity; `-> reject`, `-> drop`;
+//!                                      `own=x:8080` for the node's own connections, `from=NAME` for one client only
 //!     np 30080/tcp -> a:8080           its node port
 //!     hostport 8080/tcp -> a:80        a host port; `n1:8080/tcp` on one address only
 //!     policy p b in: a,x tcp/80 | * *  rules of policy p for pod b: peers (pods, `net`, `net!out`) and ports (`udp`, `tcp/80-90`, `named`)
@@ -155,7 +156,9 @@ fn service(intent: &mut Intent, verb: &str, rest: &str) {
     let (name, port, protocol) = target(front.trim());
     let mut words: Vec<&str> = ends.split_whitespace().collect();
     let affinity_secs = words.iter().find_map(|w| w.strip_prefix("aff=")).map(|s| s.parse().unwrap());
-    words.retain(|w| !w.starts_with("aff="));
+    let own: Vec<(&str, u16, Protocol)> = words.iter().filter_map(|w| w.strip_prefix("own=")).map(target).collect();
+    let client = words.iter().find_map(|w| w.strip_prefix("from="));
+    words.retain(|w| !w.contains('='));
     let when_empty = if words.first() == Some(&"drop") { WhenEmpty::Drop } else { WhenEmpty::Reject };
     words.retain(|w| w.contains(':'));
     let frontends = Family::BOTH.map(|family| Frontend {
@@ -163,7 +166,9 @@ fn service(intent: &mut Intent, verb: &str, rest: &str) {
         protocol,
         port,
         endpoints: words.iter().map(|w| target(w)).map(|(n, port, _)| Endpoint { ip: address(n, family), port }).collect(),
+        own_endpoints: (!own.is_empty()).then(|| own.iter().map(|(n, port, _)| Endpoint { ip: address(n, family), port: *port }).collect()),
         affinity_secs,
+        sources: client.map(|name| vec![IpNet::from(address(name, family))]),
         when_empty,
     });
     let key = ServiceName::new("shop", format!("{verb}-{}", front.trim()));

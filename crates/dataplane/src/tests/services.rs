@@ -87,6 +87,67 @@ fn without_endpoints_a_service_refuses_or_drops_at_once() {
 }
 
 #[test]
+fn what_the_node_begins_may_have_other_endpoints() {
+    check(
+        "pods a b
+         np 30080/tcp -> b:80 own=x:80
+         np 30081/tcp -> drop own=x:81
+         svc v2:80/tcp -> b:80 own=x:80 own=b:80",
+        "out -> n1:30080/tcp
+         x -> n1:30080/tcp
+         a -> n1:30080/tcp
+         n1 -> n1:30080/tcp
+         out -> n1:30081/tcp
+         a -> n1:30081/tcp
+         n1 -> n1:30081/tcp
+         n1 -> lo:30081/tcp
+         a -> v2:80/tcp random 10
+         a -> v2:80/tcp random 90
+         out -> v2:80/tcp random 10
+         out -> v2:80/tcp random 90",
+        expect![[r#"
+            out -> n1:30080/tcp => bwlb: out -> b:80
+            x -> n1:30080/tcp => bwlb: x -> b:80
+            a -> n1:30080/tcp => bowline.1 by gw2: a -> x:80
+            n1 -> n1:30080/tcp => bowline.1 by gw2: n1 -> x:80
+            out -> n1:30081/tcp => drop: no local endpoint
+            a -> n1:30081/tcp => bowline.1 by gw2: a -> x:81
+            n1 -> n1:30081/tcp => bowline.1 by gw2: n1 -> x:81
+            n1 -> lo:30081/tcp => node: n1 -> lo:30081
+            a -> v2:80/tcp random 10 => bowline.1 by gw2: a -> x:80
+            a -> v2:80/tcp random 90 => bwlb: a -> b:80
+            out -> v2:80/tcp random 10 => bwlb: out -> b:80
+            out -> v2:80/tcp random 90 => bwlb: out -> b:80
+        "#]],
+    );
+}
+
+#[test]
+fn a_load_balancers_address_is_for_its_sources() {
+    check(
+        "pods a b
+         svc v2:80/tcp -> b:80 from=out
+         svc v2:81/tcp -> b:80 own=x:80 from=a",
+        "out -> v2:80/tcp
+         far -> v2:80/tcp
+         a -> v2:80/tcp
+         n1 -> v2:80/tcp
+         a -> v2:81/tcp
+         out -> v2:81/tcp
+         n1 -> v2:81/tcp",
+        expect![[r#"
+            out -> v2:80/tcp => bwlb: out -> b:80
+            far -> v2:80/tcp => drop: not in loadBalancerSourceRanges
+            a -> v2:80/tcp => drop: not in loadBalancerSourceRanges
+            n1 -> v2:80/tcp => drop: not in loadBalancerSourceRanges
+            a -> v2:81/tcp => bowline.1 by gw2: a -> x:80
+            out -> v2:81/tcp => drop: not in loadBalancerSourceRanges
+            n1 -> v2:81/tcp => drop: not in loadBalancerSourceRanges
+        "#]],
+    );
+}
+
+#[test]
 fn node_ports_keep_to_their_addresses() {
     check(
         "pods a
@@ -124,9 +185,7 @@ fn host_ports_lead_to_one_pod() {
          out -> n1:9090/udp
          out -> n1ext:9090/udp
          out -> n1:9090/tcp
-         lo -> lo:8080/tcp
          n1 -> lo:9091/tcp
-         lo -> lo:9091/tcp
          n1 -> n1:9091/tcp
          n1 -> lo:9092/tcp
          out -> lo:9091/tcp
@@ -143,9 +202,7 @@ fn host_ports_lead_to_one_pod() {
             out -> n1:9090/udp => bwlb: out -> b:53
             out -> n1ext:9090/udp => node: out -> n1ext:9090
             out -> n1:9090/tcp => node: out -> n1:9090
-            lo -> lo:8080/tcp => bwla: n1 -> a:80
             n1 -> lo:9091/tcp => bwla: n1 -> a:91
-            lo -> lo:9091/tcp => bwla: n1 -> a:91
             n1 -> n1:9091/tcp => bwlb: n1 -> b:91
             n1 -> lo:9092/tcp => node: n1 -> lo:9092
             out -> lo:9091/tcp => node: out -> lo:9091
@@ -155,6 +212,15 @@ fn host_ports_lead_to_one_pod() {
             out -> far:8080/tcp => eth0: out -> far:8080
         "#]],
     );
+}
+
+/// From loopback to loopback only IPv4 can be led to a pod.
+#[test]
+fn a_host_port_on_localhost() {
+    for (family, wanted) in [(Family::V4, "bwla: n1 -> a:91"), (Family::V6, "node: lo -> lo:9091")] {
+        let mut bench = Bench::new("pods a b\nhostport lo:9091/tcp -> a:91\nhostport n1:9091/tcp -> b:91", family);
+        assert_eq!(bench.send("lo -> lo:9091/tcp"), wanted);
+    }
 }
 
 #[test]
@@ -277,7 +343,9 @@ fn frontend(family: Family, endpoints: u32, protocol: Protocol) -> Frontend {
         protocol,
         port: 80,
         endpoints: (1..=endpoints).map(|i| Endpoint { ip: ip(i), port: 8080 }).collect(),
+        own_endpoints: None,
         affinity_secs: None,
+        sources: None,
         when_empty: WhenEmpty::Reject,
     }
 }

@@ -57,8 +57,13 @@ pub struct Frontend {
     pub port: u16,
     /// Those that answer, in equal shares; sorted, without duplicates, of the frontend's family.
     pub endpoints: Vec<Endpoint>,
+    /// Those that answer what this node's own processes and pods begin, where they are others: a service that gives outside traffic to local
+    /// endpoints only still serves the node from anywhere. Never empty.
+    pub own_endpoints: Option<Vec<Endpoint>>,
     /// Seconds for which a client address keeps its endpoint (sessionAffinity ClientIP).
     pub affinity_secs: Option<u32>,
+    /// Networks of the frontend's family whose addresses may use it, where not all may; nobody may if there is none in the list.
+    pub sources: Option<Vec<IpNet>>,
     /// What happens when `endpoints` is empty.
     pub when_empty: WhenEmpty,
 }
@@ -70,6 +75,15 @@ pub struct ServiceIntent {
     pub frontends: Vec<Frontend>,
 }
 
+/// What a load balancer that asks on a port of the node is told of a service (`healthCheckNodePort`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// The service.
+    pub service: ServiceName,
+    /// Its ready endpoints on this node; those that terminate do not count.
+    pub local_endpoints: usize,
+}
+
 /// All services of this node.
 ///
 /// Invariant: no two services have a frontend of the same address, protocol and port (the older service keeps it).
@@ -77,6 +91,8 @@ pub struct ServiceIntent {
 pub struct ServicesIntent {
     /// By name.
     pub services: OrdMap<ServiceName, Arc<ServiceIntent>>,
+    /// By the node's port on which load balancers ask whether a service has endpoints here.
+    pub health_checks: OrdMap<u16, HealthCheck>,
     /// Networks whose addresses of the node take NodePort traffic; all of the node's addresses but loopback if empty.
     pub node_port_addresses: Vec<IpNet>,
     /// The service networks: what is sent there and belongs to no service is refused.

@@ -3,10 +3,10 @@
 use bowline_model::Family;
 
 use super::frontend_fields;
-use super::frontends::{Shape, Shapes, affinity_map};
+use super::frontends::{Shape, Shapes, Whose, affinity_map};
 use crate::change::{Objects, intervals_of, set_of, values_by, verdicts_by};
 use crate::expr::Part::{Daddr, Dport, L4Proto, NoAddress, Saddr};
-use crate::expr::{CT_NEW, Part, ip_field, named, rule};
+use crate::expr::{CT_NEW, POD_LINKS, Part, ip_field, named, rule};
 use crate::objects::nft::{ChainKind, Field, Hook, Reg, Rule, SetSpec};
 
 /// Bit of the connection mark that says that a service of ours translated its destination: whoever else translates is left alone.
@@ -25,18 +25,32 @@ pub(super) fn frame(objects: &mut Objects) {
     for family in Family::BOTH {
         sets(family, objects);
     }
-    objects.base("services_prerouting", ChainKind::Nat, Hook::Prerouting, DNAT_PRIORITY, vec![rule().jump("services")]);
+    let prerouting = vec![rule().iif(POD_LINKS).goto("own_services"), rule().jump("services")];
+    objects.base("services_prerouting", ChainKind::Nat, Hook::Prerouting, DNAT_PRIORITY, prerouting);
     // Loopback addresses are the node's own affair: nothing that comes by a link is translated from one.
-    let mut output = both(|f| rule().for_loopback(f).goto("host_ports"));
-    output.push(rule().jump("services"));
+    // From ::1 not even then: the kernel takes no answer to it by a link (IPv4 does, where `route_localnet` says so).
+    let loopback = [rule().for_loopback(Family::V4), rule().for_loopback(Family::V6).not_of_loopback(Family::V6)];
+    let mut output = loopback.map(|packets| packets.goto("host_ports")).to_vec();
+    output.push(rule().goto("own_services"));
     objects.base("services_output", ChainKind::Nat, Hook::Output, DNAT_PRIORITY, output);
-    let mut services: Vec<Rule> = both(|f| rule().family(f).verdict_of(&named("svc", f), &[Daddr(f), L4Proto, Dport]));
+    let by_address = |whose: Whose| both(|f| rule().family(f).verdict_of(&whose.named("svc", f), &[Daddr(f), L4Proto, Dport]));
+    let mut services = by_address(Whose::Everyone);
     services.push(rule().for_this_node().goto("local_ports"));
     objects.chain("services", services);
+    let mut own = by_address(Whose::Own);
+    own.extend(by_address(Whose::Everyone));
+    own.push(rule().for_this_node().goto("own_local_ports"));
+    objects.chain("own_services", own);
 
-    let mut ports = both(|f| rule().for_loopback(f).back());
-    ports.extend([rule().jump("host_ports"), rule().goto("node_ports")]);
-    objects.chain("local_ports", ports);
+    for whose in Whose::BOTH {
+        let mut ports = both(|f| rule().for_loopback(f).back());
+        ports.push(rule().jump("host_ports"));
+        if whose == Whose::Own {
+            ports.push(rule().jump("own_node_ports"));
+        }
+        ports.push(rule().goto("node_ports"));
+        objects.chain(if whose == Whose::Own { "own_local_ports" } else { "local_ports" }, ports);
+    }
     let mut host_ports = both(|f| host_port("host_ip_port", f, &[Daddr(f), L4Proto, Dport]));
     host_ports.extend(both(|f| host_port("host_port", f, &[L4Proto, Dport])));
     objects.chain("host_ports", host_ports);
@@ -62,10 +76,12 @@ fn sets(family: Family, objects: &mut Objects) {
     let frontend = frontend_fields(family);
     let endpoint = [ip, Field::Port];
     let local = [Field::Proto, Field::Port];
-    objects.set(named("svc", family), verdicts_by(&frontend));
-    objects.set(named("node_port", family), verdicts_by(&local));
-    objects.set(named("ep", family), values_by(&[&frontend[..], &[Field::Index]].concat(), &endpoint));
-    objects.set(named("live", family), set_of(&[&frontend[..], &endpoint].concat()));
+    for whose in Whose::BOTH {
+        objects.set(whose.named("svc", family), verdicts_by(&frontend));
+        objects.set(whose.named("node_port", family), verdicts_by(&local));
+        objects.set(whose.named("ep", family), values_by(&[&frontend[..], &[Field::Index]].concat(), &endpoint));
+        objects.set(whose.named("live", family), set_of(&[&frontend[..], &endpoint].concat()));
+    }
     objects.set(named("empty", family), verdicts_by(&frontend));
     objects.set(named("empty_node_port", family), verdicts_by(&local));
     objects.set(named("host_ip_port", family), values_by(&frontend, &endpoint));
@@ -115,7 +131,7 @@ fn balance(shape: &Shape) -> Rule {
         .set_ct_mark_bit(TRANSLATED_MARK, Reg(0))
         .load(0, &[vip(shape), L4Proto, Dport])
         .random(index, shape.endpoints)
-        .value(&named("ep", family), Reg(0), Reg(0))
+        .value(&shape.whose.named("ep", family), Reg(0), Reg(0))
         .dnat(family, Reg(0))
 }
 
@@ -132,7 +148,7 @@ fn balance_with_affinity(shape: &Shape, secs: u32) -> Vec<Rule> {
         .set_ct_mark_bit(TRANSLATED_MARK, Reg(0))
         .load(0, &key)
         .value(&map, client, endpoint)
-        .in_set_at(&named("live", family), service)
+        .in_set_at(&shape.whose.named("live", family), service)
         .update(&map, client, endpoint, timeout_ms)
         .dnat(family, endpoint);
     // What was remembered, if anything, is of an endpoint that has gone; an update would only renew it.
@@ -140,7 +156,7 @@ fn balance_with_affinity(shape: &Shape, secs: u32) -> Vec<Rule> {
         .set_ct_mark_bit(TRANSLATED_MARK, Reg(0))
         .load(0, &key)
         .random(endpoint, shape.endpoints)
-        .value(&named("ep", family), service, endpoint)
+        .value(&shape.whose.named("ep", family), service, endpoint)
         .delete(&map, client, endpoint)
         .update(&map, client, endpoint, timeout_ms)
         .dnat(family, endpoint);

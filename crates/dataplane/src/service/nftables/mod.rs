@@ -2,7 +2,9 @@
 //!
 //! `svc4` leads from (address, protocol, port) to the chain for the frontend's number of endpoints, which draws an index below that
 //! number and finds the endpoint in `ep4` by (address, protocol, port, index). A modulus is a constant of its rule, which is why there
-//! are chains at all; there is never one for a service. Node ports go the same way with the address of all zeros.
+//! are chains at all; there is never one for a service, but for one that limits who may use its load balancer's address. Node ports go the
+//! same way with the address of all zeros. What the node and its pods begin looks first into maps of its own (`own_svc4` and so on), in which
+//! are the few frontends that have other endpoints for it.
 //!
 //! Invariant: a change costs the elements of the frontends that changed. NAT sees the first packet of a connection only, so established
 //! connections of an endpoint that has gone live on.
@@ -84,7 +86,10 @@ fn settings(services: &ServicesIntent, objects: &mut Objects) {
     }
     let all = services.node_port_addresses.is_empty();
     objects.chain("node_ports", node_port_rules("node_port", all));
-    objects.chain("node_ports_without_endpoints", node_port_rules("empty_node_port", all));
+    objects.chain("own_node_ports", node_port_rules("own_node_port", all));
+    let mut without = Family::BOTH.map(|family| rule().for_loopback(family).back()).to_vec();
+    without.extend(node_port_rules("empty_node_port", all));
+    objects.chain("node_ports_without_endpoints", without);
 }
 
 fn node_port_rules(map: &str, all_addresses: bool) -> Vec<Rule> {

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use bowline_compile::testing::dice::{Dice, policy};
+use bowline_compile::testing::dice::{Dice, hints, policy};
 use bowline_compile::testing::notation::changes;
 use bowline_compile::{Compiler, Settings, World};
 use bowline_model::intent::Intent;
@@ -242,6 +242,9 @@ impl Maker<'_, '_> {
         if node == 2 && self.families.contains(&Family::V4) && self.dice.once_in(3) {
             line.push_str(" cidr=10.42.64.0/20");
         }
+        if node == 1 {
+            line.push_str(self.dice.pick(&["", " zone=za", " zone=zb"]));
+        }
         self.lines.push(line);
     }
 
@@ -288,7 +291,10 @@ impl Maker<'_, '_> {
         let locality = self.dice.pick(&["", "", "internal=Local", "external=Local", "internal=Local external=Local"]);
         let outside = match self.dice.below(5) {
             0 => self.families.iter().map(|f| format!("ext={} ", external_address(*f, 1))).collect(),
-            1 => self.families.iter().map(|f| format!("lb={} ", external_address(*f, slot + 1))).collect(),
+            1 => {
+                let ranges = ["", "ranges=192.0.2.0/29 ranges=2001:db8::/125", "ranges=10.42.0.0/16 ranges=fd42::/16"][self.dice.below(3)];
+                self.families.iter().map(|f| format!("lb={} ", external_address(*f, slot + 1))).collect::<String>() + ranges
+            }
             _ => String::new(),
         };
         let affinity = self.dice.pick(&["", "", "affinity=60", "affinity=20"]);
@@ -327,7 +333,8 @@ impl Maker<'_, '_> {
             }
         };
         let node = if self.dice.once_in(12) { said } else { node };
-        format!("{ip}@n{node}{state}")
+        let hints = if self.dice.once_in(3) { hints(self.dice) } else { "" };
+        format!("{ip}@n{node}{state}{hints}")
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use bowline_compile::oracle::policy::{End as OracleEnd, allowed};
-use bowline_compile::oracle::service::{Answer, endpoints_for};
+use bowline_compile::oracle::service::{Answer, Client, endpoints_for};
 use bowline_model::intent::routes::{BackendConf, FabricNode};
 use bowline_model::intent::services::{Endpoint, FrontendAddress};
 use bowline_model::{Family, Protocol};
@@ -136,8 +136,9 @@ impl Cluster {
 
     fn answer(&self, packet: &Packet) -> Option<(FrontendAddress, Answer)> {
         let protocol = protocol(packet)?;
+        let client = Client { ip: packet.src, own: packet.iif.is_empty() || self.intent.pods.pods.contains_key(packet.iif.as_str()) };
         let ask = |address| {
-            let answer = endpoints_for(&self.world, "n1", address, protocol, packet.dst_port);
+            let answer = endpoints_for(&self.world, "n1", client, address, protocol, packet.dst_port);
             (answer != Answer::NotAService).then_some((address, answer))
         };
         let allowed = &self.intent.services.node_port_addresses;

@@ -34,6 +34,8 @@ const KINDS: &str = "pod straight to a pod
     pod straight to closed until its policy is in force
     pod straight to not the pod's own address
     pod straight to no local endpoint
+    pod straight to not in loadBalancerSourceRanges
+    outside straight to not in loadBalancerSourceRanges
     pod straight to refused
     pod straight to nowhere
     pod by a service to a pod

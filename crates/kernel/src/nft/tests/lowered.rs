@@ -51,7 +51,13 @@ fn frontend(address: FrontendAddress, port: u16, endpoints: u8, affinity_secs: O
         Family::V6 => Endpoint { ip: format!("fd42:0:0:1::{n}").parse().unwrap(), port: 8080 },
     };
     let when_empty = if port.is_multiple_of(2) { WhenEmpty::Reject } else { WhenEmpty::Drop };
-    Frontend { address, protocol: Protocol::Tcp, port, endpoints: (2..2 + endpoints).map(endpoint).collect(), affinity_secs, when_empty }
+    let endpoints: Vec<Endpoint> = (2..2 + endpoints).map(endpoint).collect();
+    // Every third one has other endpoints for the node's own, and every third lets in one network only.
+    let own_endpoints = (endpoints.len() % 3 == 1).then(|| (2..5).map(endpoint).collect());
+    let of_family = |net: &&str| address.family() == Family::of_prefix(&net.parse().unwrap());
+    let networks = ["192.0.2.0/24", "2001:db8::/32"].iter().filter(of_family).map(|net| net.parse().unwrap()).collect();
+    let sources = (endpoints.len() % 3 == 2).then_some(networks);
+    Frontend { address, protocol: Protocol::Tcp, port, endpoints, own_endpoints, affinity_secs, sources, when_empty }
 }
 
 /// A service for each count of endpoints, on each kind of address of both families.

@@ -1,0 +1,227 @@
+//! `healthCheckNodePort`: tells load balancers over HTTP whether a service has ready endpoints on this node.
+//!
+//! A port is open as long as the intent in the kernel names it, so that a load balancer is never sent to a node that does not serve yet. A
+//! port that somebody else has is tried again; the node serves its services meanwhile.
+//! The answer has the form that kube-proxy gives it (status, JSON, and a header with the endpoints' number), which is what is parsed out there.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_model::intent::services::HealthCheck;
+use imbl::OrdMap;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::apply::Applied;
+
+/// A client that takes longer is cut off.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest request line or header that is read.
+const HEAD_MAX_BYTES: u64 = 8192;
+/// Clients that are answered at once, over all ports; the others wait in the kernel's queue.
+const CLIENTS_AT_ONCE: usize = 64;
+/// A port that cannot be opened is tried again after this long.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// What is told on one port; changes while the port is open.
+type Told = watch::Sender<HealthCheck>;
+
+/// One open port: dropped, it closes.
+struct Port {
+    told: Told,
+    _listeners: Vec<AbortOnDropHandle<()>>,
+}
+
+/// Follows what is in the kernel until the end.
+pub(crate) async fn serve(mut applied: watch::Receiver<Applied>, stop: CancellationToken) {
+    let clients = Arc::new(Semaphore::new(CLIENTS_AT_ONCE));
+    let mut open: BTreeMap<u16, Port> = BTreeMap::new();
+    loop {
+        let wanted = applied.borrow_and_update().intent.services.health_checks.clone();
+        let missing = follow(&mut open, &wanted, &clients).await;
+        let again = async {
+            if missing {
+                tokio::time::sleep(TRY_AGAIN).await;
+            } else {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = applied.changed() => if changed.is_err() { return },
+            () = again => {}
+        }
+    }
+}
+
+/// Opens and closes ports until they are those wanted; gives whether some could not be opened.
+async fn follow(open: &mut BTreeMap<u16, Port>, wanted: &OrdMap<u16, HealthCheck>, clients: &Arc<Semaphore>) -> bool {
+    open.retain(|port, _| wanted.contains_key(port));
+    let mut missing = false;
+    for (number, check) in wanted {
+        if let Some(port) = open.get(number) {
+            port.told.send_if_modified(|told| {
+                let differs = *told != *check;
+                told.clone_from(check);
+                differs
+            });
+            continue;
+        }
+        match listen(*number).await {
+            Ok(listeners) => {
+                open.insert(*number, start(listeners, check.clone(), clients));
+            }
+            Err(error) => {
+                missing = true;
+                tracing::warn!(port = number, service = %check.service, %error, "health check port cannot be opened; it is tried again");
+            }
+        }
+    }
+    missing
+}
+
+/// The port on all addresses of both families, or of the one that the machine has.
+async fn listen(port: u16) -> std::io::Result<Vec<TcpListener>> {
+    let v4 = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await;
+    let v6 = only_v6(port);
+    match (v4, v6) {
+        (Ok(v4), Ok(v6)) => Ok(vec![v4, v6]),
+        (Ok(one), Err(error)) | (Err(error), Ok(one)) if error.kind() != std::io::ErrorKind::AddrInUse => Ok(vec![one]),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}
+
+fn only_v6(port: u16) -> std::io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_only_v6(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+    socket.listen(128)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn start(listeners: Vec<TcpListener>, check: HealthCheck, clients: &Arc<Semaphore>) -> Port {
+    let (told, reads) = watch::channel(check);
+    let run = |listener| AbortOnDropHandle::new(tokio::spawn(accept(listener, reads.clone(), clients.clone())));
+    Port { _listeners: listeners.into_iter().map(run).collect(), told }
+}
+
+/// Answers clients; those that are being answered end with it.
+async fn accept(listener: TcpListener, told: watch::Receiver<HealthCheck>, clients: Arc<Semaphore>) {
+    let mut answering = JoinSet::new();
+    loop {
+        while answering.try_join_next().is_some() {}
+        let Ok(place) = clients.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: others close some.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let check = told.borrow().clone();
+        answering.spawn(async move {
+            let _place = place;
+            let _ = tokio::time::timeout(PATIENCE, answer(stream, &check)).await;
+        });
+    }
+}
+
+async fn answer(mut stream: TcpStream, check: &HealthCheck) -> std::io::Result<()> {
+    let (from, mut to) = stream.split();
+    let mut lines = BufReader::new(from.take(HEAD_MAX_BYTES)).lines();
+    // Read to the end of the request's head: closing with unread bytes would reset the connection under the answer.
+    while lines.next_line().await?.is_some_and(|line| !line.is_empty()) {}
+    to.write_all(response(check).as_bytes()).await?;
+    to.shutdown().await
+}
+
+fn response(check: &HealthCheck) -> String {
+    let count = check.local_endpoints;
+    let status = if count > 0 { "200 OK" } else { "503 Service Unavailable" };
+    let service = serde_json::json!({"namespace": &*check.service.namespace, "name": &*check.service.name});
+    let body = serde_json::json!({"service": service, "localEndpoints": count, "serviceProxyHealthy": true}).to_string();
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n\
+         X-Load-Balancing-Endpoint-Weight: {count}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bowline_model::ServiceName;
+    use bowline_model::intent::Intent;
+    use bowline_model::intent::services::ServicesIntent;
+
+    fn applied(port: u16, local_endpoints: Option<usize>) -> Applied {
+        let check = |local_endpoints| (port, HealthCheck { service: ServiceName::new("shop", "web"), local_endpoints });
+        let services = ServicesIntent { health_checks: local_endpoints.map(check).into_iter().collect(), ..ServicesIntent::default() };
+        Applied { intent: Arc::new(Intent { services: Arc::new(services), ..Intent::default() }), ..Applied::default() }
+    }
+
+    /// A port that nobody has at the moment.
+    fn free_port() -> u16 {
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    }
+
+    async fn get(address: SocketAddr) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: n1\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
+    }
+
+    /// Asks until the answer begins so; an empty beginning waits for the port to close.
+    async fn until(port: u16, beginning: &str) -> String {
+        let asked = async {
+            loop {
+                match get(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await {
+                    Ok(text) if !beginning.is_empty() && text.starts_with(beginning) => return text,
+                    Err(_) if beginning.is_empty() => return String::new(),
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), asked).await.expect(beginning)
+    }
+
+    #[tokio::test]
+    async fn a_port_tells_of_the_endpoints_and_closes_with_the_service() {
+        let port = free_port();
+        let (to, from) = watch::channel(applied(port, Some(2)));
+        let server = tokio::spawn(serve(from, CancellationToken::new()));
+        let text = until(port, "HTTP/1.1 200 OK").await;
+        let body = r#"{"localEndpoints":2,"service":{"name":"web","namespace":"shop"},"serviceProxyHealthy":true}"#;
+        assert!(text.ends_with(body) && text.contains("X-Load-Balancing-Endpoint-Weight: 2\r\n"), "{text}");
+        assert!(get(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).await.unwrap().starts_with("HTTP/1.1 200 OK"));
+        to.send_replace(applied(port, Some(0)));
+        assert!(until(port, "HTTP/1.1 503 Service Unavailable").await.contains(r#""localEndpoints":0"#));
+        to.send_replace(applied(port, None));
+        until(port, "").await;
+        to.send_replace(applied(port, Some(1)));
+        until(port, "HTTP/1.1 200 OK").await;
+        drop(to);
+        tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_is_taken_is_tried_again() {
+        let taken = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let mut open = BTreeMap::new();
+        let wanted = applied(port, Some(1)).intent.services.health_checks.clone();
+        let clients = Arc::new(Semaphore::new(1));
+        assert!(follow(&mut open, &wanted, &clients).await);
+        drop(taken);
+        assert!(!follow(&mut open, &wanted, &clients).await);
+        assert!(open.contains_key(&port));
+    }
+}
