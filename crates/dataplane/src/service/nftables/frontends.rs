@@ -212,6 +212,8 @@ fn served(frontend: &Frontend, shape: Shape, names: &Names, shapes: &mut Shapes,
 /// A chain of the frontend's own, which lets its sources through to the chain of its shape.
 fn doorkeeper(frontend: &Frontend, shape: Shape, sources: &[IpNet], chain: Arc<str>, objects: &mut Objects) -> Arc<str> {
     let FrontendAddress::Vip(address) = frontend.address else { return chain };
+    // The kernel's names have no colons.
+    let address = address.to_string().replace(':', "_");
     let place = |stem: &str| -> Arc<str> { format!("{stem}/{address}/{}/{}", frontend.protocol, frontend.port).into() };
     let from = place("from");
     objects.set(from.clone(), intervals_of(ip_field(shape.family)));

@@ -54,8 +54,11 @@ fn frontend(address: FrontendAddress, port: u16, endpoints: u8, affinity_secs: O
     let endpoints: Vec<Endpoint> = (2..2 + endpoints).map(endpoint).collect();
     // Every third one has other endpoints for the node's own, and every third lets in one network only.
     let own_endpoints = (endpoints.len() % 3 == 1).then(|| (2..5).map(endpoint).collect());
-    let of_family = |net: &&str| address.family() == Family::of_prefix(&net.parse().unwrap());
-    let networks = ["192.0.2.0/24", "2001:db8::/32"].iter().filter(of_family).map(|net| net.parse().unwrap()).collect();
+    let network = match address.family() {
+        Family::V4 => "192.0.2.0/24",
+        Family::V6 => "2001:db8::/32",
+    };
+    let networks = vec![network.parse().unwrap()];
     let sources = (endpoints.len() % 3 == 2).then_some(networks);
     Frontend { address, protocol: Protocol::Tcp, port, endpoints, own_endpoints, affinity_secs, sources, when_empty }
 }
