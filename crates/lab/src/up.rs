@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use crate::enter::own_command;
 use crate::options::{Agents, Options, UpArgs};
 use crate::place::Place;
 use crate::progress::{Marks, ProblemError, Progress, problem_of};
+use crate::remote::Remote;
 use crate::{init, ns, place};
 
 /// A lab needs the rights of root.
@@ -48,6 +50,9 @@ pub(crate) fn run(args: &UpArgs) -> Result<u8> {
             format!("bowline lab down --name {0}, or choose another --name", place.name),
         );
         return Err(ProblemError(problem).into());
+    }
+    if let Some(server) = &options.apiserver {
+        check_sharing(server)?;
     }
     place.remove(false).context("remove what an earlier lab left")?;
     for dead in place::left_over().iter().map(|name| Place::of(name)).filter(|dead| !dead.directory().exists()) {
@@ -110,6 +115,16 @@ fn check_host() -> Result<()> {
         );
         ProblemError(problem.because(format!("{error:#}"))).into()
     })
+}
+
+/// Every lab has a node n1: two at one API server would fight for it.
+fn check_sharing(server: &Path) -> Result<()> {
+    let wanted = Remote::read(server)?.url();
+    let same = |other: &Path| Remote::read(other).is_ok_and(|other| other.url() == wanted);
+    let Some(other) = place::running().into_iter().find(|lab| lab.options.apiserver.as_deref().is_some_and(same)) else { return Ok(()) };
+    let fix = format!("bowline lab down --name {0}, or give another server", other.options.name);
+    let problem = Problem::new(1001, "the lab's options do not fit together", "--apiserver", fix);
+    Err(ProblemError(problem.because(format!("lab {} has its nodes at {wanted} already", other.options.name))).into())
 }
 
 /// Two `lab up` at once look for each other's lab in turn.

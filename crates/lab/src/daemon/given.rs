@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api as KubeApi, ListParams};
 use serde_json::Value;
+use tokio::net::TcpStream;
 
 use crate::options::Options;
 use crate::progress::ProblemError;
@@ -30,6 +31,9 @@ pub(super) async fn check(options: &Options, door: SocketAddr, remote: &Remote, 
         let fix = "see that it runs and that the kubeconfig is an administrator's: kubectl --kubeconfig FILE get nodes";
         ProblemError(Problem::new(1010, "the API server given does not answer", remote.url(), fix).because(why))
     };
+    // By way of the relay there would be nothing but a reset to see.
+    let reached = tokio::time::timeout(PATIENCE, TcpStream::connect((remote.host.as_str(), remote.port))).await;
+    reached.map_err(|_| refused("no connection in time".to_owned()))?.map_err(|error| refused(format!("connect: {error}")))?;
     let version = match tokio::time::timeout(PATIENCE, client.apiserver_version()).await {
         Ok(Ok(version)) => version,
         Ok(Err(error)) => return Err(refused(format!("{:#}", anyhow!(error))).into()),

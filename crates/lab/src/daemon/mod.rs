@@ -32,13 +32,16 @@ use crate::progress::{self, Progress};
 /// The hidden command's name.
 pub(crate) const COMMAND: &str = "lab-daemon";
 
+/// What is logged if nobody says otherwise. Whoever asks the API in vain says so; the client need not say it before.
+const FILTER: &str = "info,kube_client::client::builder=off";
+
 /// The hidden command: runs until it is killed, or until the start fails.
 pub(crate) fn run(options: &str) -> u8 {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("BOWLINE_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+            tracing_subscriber::EnvFilter::try_from_env("BOWLINE_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(FILTER)),
         )
         .init();
     let run = || -> Result<()> {

@@ -19,6 +19,7 @@ mod volumes;
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use futures::StreamExt;
@@ -64,6 +65,30 @@ impl Desired {
     }
 }
 
+/// The pauses between attempts to watch: short, since whoever starts an API server again waits for what comes of it.
+#[derive(Debug, Default)]
+struct Pauses {
+    last: Option<Duration>,
+}
+
+/// The shortest and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.last = Some(self.last.map_or(PAUSES.0, |last| (last * 2).min(PAUSES.1)));
+        self.last
+    }
+}
+
+impl kube::runtime::utils::Backoff for Pauses {
+    fn reset(&mut self) {
+        self.last = None;
+    }
+}
+
 impl Kubelet {
     fn client(&self) -> kube::Client {
         self.api.client.clone()
@@ -77,9 +102,10 @@ impl Kubelet {
     async fn follow_pods(self: Arc<Self>) {
         let pods: KubeApi<Pod> = KubeApi::all(self.client());
         let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node.name()));
-        let mut events = pin!(kube::runtime::watcher(pods, mine).default_backoff());
+        let mut events = pin!(kube::runtime::watcher(pods, mine).backoff(Pauses::default()));
         let mut workers: HashMap<String, watch::Sender<Desired>> = HashMap::new();
         let mut listed: Option<Vec<String>> = None;
+        let mut watching = true;
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => listed = Some(Vec::new()),
@@ -96,8 +122,14 @@ impl Kubelet {
                 }
                 Ok(Event::Apply(pod)) => self.wish(&mut workers, pod, false),
                 Ok(Event::Delete(pod)) => self.wish(&mut workers, pod, true),
-                Err(error) => tracing::warn!(node = self.node.name(), %error, "pods could not be watched"),
+                Err(error) => {
+                    if std::mem::take(&mut watching) {
+                        tracing::warn!(node = self.node.name(), %error, "pods cannot be watched");
+                    }
+                    continue;
+                }
             }
+            watching = true;
             workers.retain(|_, worker| !worker.is_closed());
         }
     }

@@ -30,7 +30,7 @@ impl Kubelet {
             tokio::time::sleep(POLL).await;
         };
         tokio::spawn(Arc::clone(&self).keep_lease(uid));
-        let mut swept = false;
+        let (mut swept, mut heard) = (false, true);
         let mut last: Option<Result<(), String>> = None;
         let (mut since, mut said) = (status::now(), tokio::time::Instant::now());
         loop {
@@ -49,10 +49,15 @@ impl Kubelet {
                         if changed {
                             tracing::info!(node = self.node.name(), ready = ready.is_ok(), "node condition changed");
                         }
+                        heard = true;
                         said = tokio::time::Instant::now();
                         last = Some(ready.clone());
                     }
-                    Err(error) => tracing::warn!(node = self.node.name(), %error, "node status not written"),
+                    Err(error) => {
+                        if std::mem::take(&mut heard) {
+                            tracing::warn!(node = self.node.name(), %error, "node status cannot be written");
+                        }
+                    }
                 }
             }
             // There is no event for "the plugin is ready": the specification has STATUS for asking.

@@ -92,7 +92,7 @@ impl Worker {
             .unwrap_or_default()
             .into_iter()
             .partition(|container| container.restart_policy.as_deref() == Some("Always"));
-        let inits = init.len();
+        let (inits, first) = (init.len(), init.len() + sidecars.len());
         let specs: Vec<Container> = init.into_iter().chain(sidecars).chain(spec.containers).collect();
         let containers = specs
             .iter()
@@ -101,6 +101,7 @@ impl Worker {
                 name: container.name.clone(),
                 image: container.image.clone().unwrap_or_default(),
                 init: index < inits,
+                sidecar: (inits..first).contains(&index),
                 state: State::Waiting { reason: "ContainerCreating", message: String::new() },
                 last: None,
                 ready: false,
@@ -463,10 +464,11 @@ impl Worker {
 
     /// Writes the pod's status if it is another than was written last.
     async fn report(&mut self) {
-        let state = PodState { containers: &self.containers, facts: &self.facts, since: &self.since, sandbox: "pod" };
+        let sandbox = self.pod.metadata.uid.clone().unwrap_or_default();
+        let state = PodState { containers: &self.containers, facts: &self.facts, since: &self.since, sandbox: &sandbox };
         let body = state.json(&self.pod);
         let seen = status::without_times(&body);
-        if seen == self.reported {
+        if seen == self.reported && status::still_stands(&body, &self.pod) {
             return;
         }
         let patch = json!({"metadata": {"uid": self.pod.metadata.uid}, "status": body});

@@ -57,6 +57,8 @@ pub(super) struct ContainerStatus {
     pub(super) image: String,
     /// Whether it is run to its end before the others begin.
     pub(super) init: bool,
+    /// Whether it is declared among those that run first, but stays.
+    pub(super) sidecar: bool,
     /// How it is.
     pub(super) state: State,
     /// How it ended before.
@@ -71,9 +73,10 @@ pub(super) struct ContainerStatus {
 
 impl ContainerStatus {
     fn json(&self, container_id: &str) -> Value {
+        let id = format!("lab://{container_id}-{}", self.name);
         let exit = |exit: &Exit| {
             json!({"exitCode": exit.code, "reason": if exit.code == 0 { "Completed" } else { "Error" },
-                   "startedAt": exit.since, "finishedAt": exit.at, "containerID": format!("lab://{container_id}")})
+                   "startedAt": exit.since, "finishedAt": exit.at, "containerID": id})
         };
         let state = match &self.state {
             State::Waiting { reason, message } => json!({"waiting": {"reason": reason, "message": message}}),
@@ -82,7 +85,7 @@ impl ContainerStatus {
         };
         let last = self.last.as_ref().map_or(json!({}), |last| json!({"terminated": exit(last)}));
         json!({
-            "name": self.name, "image": self.image, "imageID": "", "containerID": format!("lab://{container_id}-{}", self.name),
+            "name": self.name, "image": self.image, "imageID": "", "containerID": id,
             "state": state, "lastState": last, "ready": self.ready, "restartCount": self.restarts,
             "started": matches!(self.state, State::Running { .. }),
         })
@@ -131,7 +134,9 @@ impl PodState<'_> {
         };
         let not_ready = if phase == "Succeeded" { "PodCompleted" } else { "ContainersNotReady" };
         let reason = |good: bool, otherwise| (!good).then_some(if all_ready { otherwise } else { not_ready });
-        let statuses = |init: bool| self.containers.iter().filter(|c| c.init == init).map(|c| c.json(self.sandbox)).collect::<Vec<_>>();
+        let statuses = |first: bool| {
+            self.containers.iter().filter(|c| (c.init || c.sidecar) == first).map(|c| c.json(self.sandbox)).collect::<Vec<_>>()
+        };
         let addresses = |all: &[String]| all.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>();
         let mut conditions = vec![
             condition("PodReadyToStartContainers", !self.facts.pod_ips.is_empty(), None),
@@ -172,6 +177,17 @@ fn gates_are_open(pod: &Pod) -> bool {
     pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten()).all(|gate| open(&gate.condition_type))
 }
 
+/// Whether the API has the conditions that were written: a node controller that misses a node's heartbeats calls its pods
+/// not ready, and only their kubelet takes that back.
+pub(super) fn still_stands(written: &Value, pod: &Pod) -> bool {
+    let text = |condition: &Value, key: &str| condition.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let wanted = written.get("conditions").and_then(Value::as_array);
+    wanted.into_iter().flatten().all(|wanted| {
+        let all = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        all.into_iter().any(|found| found.type_ == text(wanted, "type") && found.status == text(wanted, "status"))
+    })
+}
+
 /// A status without the times in it: two that differ in nothing else need not be written twice.
 pub(super) fn without_times(body: &Value) -> Value {
     match body {
@@ -189,7 +205,17 @@ mod tests {
     use super::*;
 
     fn container(state: State, ready: bool, comes_back: bool) -> ContainerStatus {
-        ContainerStatus { name: "c".into(), image: "i".into(), init: false, state, last: None, ready, restarts: 0, comes_back }
+        ContainerStatus {
+            name: "c".into(),
+            image: "i".into(),
+            init: false,
+            sidecar: false,
+            state,
+            last: None,
+            ready,
+            restarts: 0,
+            comes_back,
+        }
     }
 
     fn ended(code: i32) -> State {
@@ -234,6 +260,14 @@ mod tests {
         assert_eq!((of(&closed, "Ready"), of(&closed, "ContainersReady")), (json!("False"), json!("True")));
         assert_eq!((of(&open, "Ready"), of(&open, "example.org/gate")), (json!("True"), json!("True")));
         assert_eq!(open["qosClass"], "Burstable");
+    }
+
+    #[test]
+    fn what_others_write_over_a_condition_is_seen() {
+        let written = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+        let pod = |status: &str| serde_json::from_value(json!({"status": {"conditions": [{"type": "Ready", "status": status}]}})).unwrap();
+        assert!(still_stands(&written, &pod("True")));
+        assert!(!still_stands(&written, &pod("False")) && !still_stands(&written, &Pod::default()));
     }
 
     #[test]
