@@ -56,9 +56,17 @@ pub(crate) const CODES: &[Explained] = &[
                host-gw (plain routes; needs all nodes on one link).",
     },
     Explained {
+        code: 1105,
+        title: "the API server's address is wrong",
+        text: "apiServer (--api-server, BOWLINE_API_SERVER) is https://HOST:PORT and nothing more. It names the API server where the nodes\n\
+               reach it without any service of the cluster: a control plane node, or a load balancer before several.",
+    },
+    Explained {
         code: 1201,
         title: "the API server cannot be reached",
-        text: "The kubeconfig is unreadable or the server does not answer. What is in force on the node stays in force.",
+        text: "The kubeconfig is unreadable, the server does not answer, or it refuses the agent's account. What is in force on the node stays\n\
+               in force. In a pod the agent is told of the `kubernetes` service, which nobody serves before the agent does: set apiServer to\n\
+               the address at which kubelet reaches the server.",
     },
     Explained {
         code: 1202,
@@ -85,6 +93,19 @@ pub(crate) const CODES: &[Explained] = &[
         code: 1206,
         title: "the health address cannot be opened",
         text: "healthAddress names an address and port on which /healthz, /readyz and /metrics answer. It is taken, or not this machine's.",
+    },
+    Explained {
+        code: 1207,
+        title: "the Node's condition cannot be written",
+        text: "The agent says in the condition NetworkUnavailable of its own Node whether the node's network works. It needs the right to get\n\
+               nodes and to patch nodes/status, and an admission policy may stand in the way. Nothing else depends on it, but a node that\n\
+               was marked as unavailable before stays tainted.",
+    },
+    Explained {
+        code: 1208,
+        title: "the runtime's CNI configuration or plugin cannot be written",
+        text: "Once the node's network works the agent copies its plugin into cniBinDir and then writes 05-bowline.conflist into cniConfDir.\n\
+               Until that is done the runtime reports the node as not ready. The agent tries again every half minute.",
     },
     Explained {
         code: 1301,

@@ -250,9 +250,10 @@ pub fn call(socket: &Path, request: &Request, netns: Option<BorrowedFd<'_>>, dea
 /// See [`AcceptError`]; the connection should then be dropped.
 pub fn accept_one(stream: &UnixStream) -> Result<(Request, Option<OwnedFd>), AcceptError> {
     let io_error = |source| AcceptError::Io { source };
-    let peer = rustix::net::sockopt::socket_peercred(stream).map_err(|e| io_error(e.into()))?;
-    if !peer.uid.is_root() && peer.uid != rustix::process::geteuid() {
-        return Err(AcceptError::Denied { uid: peer.uid.as_raw() });
+    // Not rustix's: a peer outside of our PID namespace has the process id 0, which its type cannot hold.
+    let peer = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials).map_err(|e| io_error(e.into()))?;
+    if peer.uid() != 0 && peer.uid() != rustix::process::geteuid().as_raw() {
+        return Err(AcceptError::Denied { uid: peer.uid() });
     }
     let (bytes, netns) = receive(stream, Instant::now() + REQUEST_TIMEOUT).map_err(io_error)?;
     let request: Request = decode(&bytes).map_err(|source| AcceptError::Decode { source })?;

@@ -1,10 +1,14 @@
 //! Sysctls below `/proc/sys/net`, which shows each thread the values of its own network namespace.
 //!
 //! Keys are paths with slashes (`net/ipv4/conf/eth0/rp_filter`), since interface names may hold dots. Values are without the newline.
+//!
+//! A container's own `/proc/sys` is mounted read-only; there the machine's is mounted at another place, which [`use_root`] names. It shows
+//! the values of the calling thread's namespace all the same.
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use thiserror::Error;
 
@@ -34,7 +38,7 @@ pub enum SysctlError {
         source: io::Error,
     },
     /// Writing failed.
-    #[error("cannot set sysctl {key} to {value}: {source}; is /proc/sys mounted read-only?")]
+    #[error("cannot set sysctl {key} to {value}: {source}; is /proc/sys mounted read-only? (in a container, set procSys)")]
     Write {
         /// What was to be set.
         key: String,
@@ -57,6 +61,13 @@ impl SysctlError {
             SysctlError::Namespace(error) => error.may_retry(),
         }
     }
+}
+
+static ROOT: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on the directory in place of `/proc/sys`. Only the first call counts: it belongs at the start of a process.
+pub fn use_root(directory: &Path) {
+    let _ = ROOT.set(directory.to_owned());
 }
 
 /// The value in the calling thread's namespace; none if the kernel has no such key.
@@ -116,7 +127,7 @@ fn path_of(key: &str) -> Result<PathBuf, SysctlError> {
     if !sane {
         return Err(SysctlError::Key { key: key.to_owned() });
     }
-    Ok(PathBuf::from("/proc/sys").join(key))
+    Ok(ROOT.get().map_or(Path::new("/proc/sys"), PathBuf::as_path).join(key))
 }
 
 #[cfg(test)]

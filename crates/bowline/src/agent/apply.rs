@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bowline_dataplane::HostFacts;
+use bowline_dataplane::objects::net::NetKey;
 use bowline_dataplane::objects::nft::NftKey;
 use bowline_kernel::netlink::NetDriver;
 use bowline_kernel::nft::NftDriver;
@@ -38,6 +39,8 @@ pub(crate) struct Applied {
     pub(crate) problems: Arc<Vec<Problem>>,
     /// Chains and sets that are not as they should be: pods are not opened while there are any.
     pub(crate) rules_failed: bool,
+    /// The tunnel is not there, or the kernel does not forward.
+    pub(crate) fabric_failed: bool,
     /// How long the last lowering and writing took, in microseconds.
     pub(crate) last_us: u64,
     /// Objects that the last sync wrote or removed.
@@ -218,7 +221,7 @@ impl Applier {
         self.lowering_problems.extend(host_problems);
     }
 
-    fn tell(&mut self, rules: &SyncReport<NftKey>, routes: &SyncReport<bowline_dataplane::objects::net::NetKey>, before: u64) {
+    fn tell(&mut self, rules: &SyncReport<NftKey>, routes: &SyncReport<NetKey>, before: u64) {
         let mut problems = self.lowering_problems.clone();
         problems.extend(rules.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
         problems.extend(routes.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
@@ -231,12 +234,16 @@ impl Applier {
         if written > 0 {
             tracing::debug!(revision = self.lowered.revision, written, elapsed_us = took, "kernel made equal");
         }
+        // What waits to be tried again has failed as well.
+        let rules_failed = !rules.is_clean() || !self.nft.dirty().is_empty();
+        let fabric_failed = routes.read_error.is_some() || self.net.dirty().iter().any(|key| concerns_all(key));
         let pod_mtu_bytes = bowline_dataplane::pod::mtu(&self.lowered.routes, &self.host);
         self.applied.send_modify(|applied| {
             applied.intent = self.lowered.clone();
             applied.pod_mtu_bytes = pod_mtu_bytes;
             applied.problems = Arc::new(unique.into_iter().collect());
-            applied.rules_failed = !rules.is_clean();
+            applied.rules_failed = rules_failed;
+            applied.fabric_failed = fabric_failed;
             applied.last_us = took;
             applied.last_written = written;
             applied.written_total += written as u64;
@@ -249,6 +256,15 @@ impl Applier {
 
     fn now_ms(&self) -> u64 {
         self.now_us() / 1000
+    }
+}
+
+/// Whether no pod of this node could do without it: our tunnels, and forwarding.
+fn concerns_all(key: &NetKey) -> bool {
+    match key {
+        NetKey::Link(_) => true,
+        NetKey::Sysctl(path) => matches!(&**path, "net/ipv4/ip_forward" | "net/ipv6/conf/all/forwarding"),
+        NetKey::Address { .. } | NetKey::Neighbour { .. } | NetKey::Forwarding { .. } | NetKey::Route { .. } | NetKey::Rule { .. } => false,
     }
 }
 

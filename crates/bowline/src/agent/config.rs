@@ -17,14 +17,22 @@ const KEYS: &str = "\
 Keys of the settings file (YAML); an unknown key is an error:
   nodeName            this node's name in the cluster
   kubeconfig          file; without it, the pod's service account
+  apiServer           https://HOST:PORT of the API server, in place of the kubeconfig's or of KUBERNETES_SERVICE_HOST: wanted where
+                      nobody but Bowline serves the kubernetes service, since the agent needs the API before it can serve it
   backend             {type: vxlan, vni: 1, port: 8472, directRouting: false} or {type: host-gw}
   serviceMode         nftables
   clusterCIDRs        list of the networks that pods have addresses in
   serviceCIDRs        list of the service networks
   nodePortAddresses   list of networks whose addresses of the node take NodePort traffic; all if empty
   noMasquerade        list of networks that pods reach with their own address, beside the cluster's
+  externalIPs         list of networks in which the externalIPs of services may lie; none if empty
+  loadBalancerIPs     list of networks in which load balancer addresses of services may lie; none if empty
+  dnsPods             true if the Corefile says `pods verified`: DNS is then told of every pod's address (false)
   iface               link that the other nodes are reached by; the default route's if absent
   runDir, stateDir    directories of sockets (/run/bowline) and of state (/var/lib/bowline)
+  dnsSocket           the socket that feeds DNS, if another than dns.sock in runDir, which is for root alone: whoever can reach the
+                      directory of one named here may connect
+  procSys             where this machine's /proc/sys is mounted, for a container, whose own is read-only
   cniConfDir          where the runtime reads CNI configuration (/etc/cni/net.d)
   cniBinDir           where the runtime looks for plugins (/opt/cni/bin)
   cniInstall          copy, symlink or none: how the plugin gets there
@@ -43,6 +51,9 @@ pub(crate) struct AgentArgs {
     /// Kubeconfig for the API server; without it, the pod's service account [file: kubeconfig]
     #[arg(long, env = "BOWLINE_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// The API server as https://HOST:PORT, in place of the kubeconfig's or of KUBERNETES_SERVICE_HOST [file: apiServer]
+    #[arg(long, env = "BOWLINE_API_SERVER", value_name = "URL")]
+    pub(crate) api_server: Option<String>,
     /// Node-to-node backend, in one word: vxlan or host-gw [file: backend.type]
     #[arg(long, env = "BOWLINE_BACKEND", value_name = "WORD")]
     pub(crate) backend: Option<String>,
@@ -106,6 +117,7 @@ pub(crate) enum CniInstall {
 struct FileConfig {
     node_name: Option<String>,
     kubeconfig: Option<PathBuf>,
+    api_server: Option<String>,
     backend: Option<BackendConf>,
     service_mode: ServiceMode,
     #[serde(rename = "clusterCIDRs")]
@@ -114,8 +126,15 @@ struct FileConfig {
     service_cidrs: Vec<IpNet>,
     node_port_addresses: Vec<IpNet>,
     no_masquerade: Vec<IpNet>,
+    #[serde(rename = "externalIPs")]
+    external_ips: Vec<IpNet>,
+    #[serde(rename = "loadBalancerIPs")]
+    load_balancer_ips: Vec<IpNet>,
+    dns_pods: bool,
     run_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
+    dns_socket: Option<PathBuf>,
+    proc_sys: Option<PathBuf>,
     cni_conf_dir: Option<PathBuf>,
     cni_bin_dir: Option<PathBuf>,
     cni_install: CniInstall,
@@ -130,6 +149,8 @@ pub(crate) struct AgentConfig {
     pub(crate) node_name: String,
     /// Kubeconfig file; none means the pod's service account.
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// The API server's address, if not the kubeconfig's or the environment's is meant.
+    pub(crate) api_server: Option<String>,
     /// Node-to-node backend.
     pub(crate) backend: BackendConf,
     /// How services are served.
@@ -142,10 +163,20 @@ pub(crate) struct AgentConfig {
     pub(crate) node_port_addresses: Vec<IpNet>,
     /// Destinations that pods reach with their own address, beside the cluster's.
     pub(crate) no_masquerade: Vec<IpNet>,
+    /// Networks in which `externalIPs` may lie.
+    pub(crate) external_ips: Vec<IpNet>,
+    /// Networks in which load balancer addresses may lie.
+    pub(crate) load_balancer_ips: Vec<IpNet>,
+    /// Whether DNS is told the namespace of every pod address.
+    pub(crate) dns_pods: bool,
     /// Directory of sockets.
     pub(crate) run_dir: PathBuf,
     /// Directory of state.
     pub(crate) state_dir: PathBuf,
+    /// The socket that feeds DNS, if another than `dns.sock` in [`Self::run_dir`].
+    pub(crate) dns_socket: Option<PathBuf>,
+    /// Where this machine's /proc/sys is, if not there.
+    pub(crate) proc_sys: Option<PathBuf>,
     /// The runtime's configuration directory.
     pub(crate) cni_conf_dir: PathBuf,
     /// The runtime's plugin directory.
@@ -184,14 +215,20 @@ impl AgentConfig {
         let config = AgentConfig {
             node_name,
             kubeconfig: args.kubeconfig.clone().or(file.kubeconfig),
+            api_server: args.api_server.clone().or(file.api_server).map(server).transpose()?,
             backend,
             service_mode: file.service_mode,
             cluster_cidrs: list(&args.cluster_cidrs, file.cluster_cidrs),
             service_cidrs: list(&args.service_cidrs, file.service_cidrs),
             node_port_addresses: file.node_port_addresses,
             no_masquerade: file.no_masquerade,
+            external_ips: file.external_ips,
+            load_balancer_ips: file.load_balancer_ips,
+            dns_pods: file.dns_pods,
             run_dir: path(&args.run_dir, file.run_dir, "/run/bowline"),
             state_dir: path(&args.state_dir, file.state_dir, "/var/lib/bowline"),
+            dns_socket: file.dns_socket,
+            proc_sys: file.proc_sys,
             cni_conf_dir: path(&args.cni_conf_dir, file.cni_conf_dir, "/etc/cni/net.d"),
             cni_bin_dir: path(&args.cni_bin_dir, file.cni_bin_dir, "/opt/cni/bin"),
             cni_install: file.cni_install,
@@ -206,12 +243,29 @@ impl AgentConfig {
     }
 }
 
+/// A token goes to nobody but a server that proves who it is: so only https, and nothing after the port.
+fn server(url: String) -> Result<String, Problem> {
+    let trimmed = url.trim_end_matches('/');
+    let host = trimmed.strip_prefix("https://").filter(|host| !host.is_empty() && !host.contains(['/', '@', '?', '#', ' ']));
+    match host {
+        Some(_) => Ok(trimmed.to_owned()),
+        None => {
+            let fix = "write it as https://HOST:PORT, e.g. https://192.0.2.1:6443 or https://[2001:db8::1]:6443";
+            Err(Problem::new(1105, format!("`{url}` is no address of an API server"), "apiServer", fix))
+        }
+    }
+}
+
 fn read_file(path: &Path) -> Result<FileConfig, Problem> {
     let place = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|e| {
         Problem::new(1101, "the settings file cannot be read", place.clone(), "check the path and its permissions").because(e.to_string())
     })?;
-    serde_saphyr::from_str(&text).map_err(|e| {
+    parse(&text, place)
+}
+
+fn parse(text: &str, place: String) -> Result<FileConfig, Problem> {
+    serde_saphyr::from_str(text).map_err(|e| {
         Problem::new(1101, "the settings file is not understood", place, "correct the line named; `bowline help agent` lists the keys")
             .because(e.to_string())
     })
@@ -253,6 +307,19 @@ mod tests {
         assert_eq!(config.backend, BackendConf::Vxlan { vni: 7, port: 8472, direct_routing: true });
         let config = load(GOOD, AgentArgs { backend: Some("host-gw".into()), ..AgentArgs::default() }).unwrap();
         assert_eq!(config.backend, BackendConf::HostGw);
+    }
+
+    #[test]
+    fn the_api_server_is_an_https_address_and_nothing_more() {
+        let with = |url: &str| load(GOOD, AgentArgs { api_server: Some(url.into()), ..AgentArgs::default() });
+        for good in ["https://192.0.2.1:6443", "https://192.0.2.1:6443/", "https://[2001:db8::1]:6443", "https://api.example:443"] {
+            assert_eq!(with(good).unwrap().api_server.as_deref(), Some(good.trim_end_matches('/')));
+        }
+        for bad in ["192.0.2.1:6443", "http://192.0.2.1:6443", "https://", "https://user@host", "https://host/path"] {
+            assert_eq!(with(bad).unwrap_err().code.0, 1105, "{bad}");
+        }
+        let from_file = load(&format!("{GOOD}apiServer: https://192.0.2.9:6443\n"), AgentArgs::default()).unwrap();
+        assert_eq!(from_file.api_server.as_deref(), Some("https://192.0.2.9:6443"));
     }
 
     #[test]

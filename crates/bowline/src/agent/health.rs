@@ -1,6 +1,7 @@
 //! `/healthz`, `/livez`, `/readyz` and `/metrics` over HTTP.
 //!
-//! Alive means that this answers; it never depends on the API server. Ready means that every input has been listed once and is in the kernel.
+//! Alive means that this answers; it never depends on the API server. Ready means that pods can come: every input
+//! has been listed once and is in the kernel, and the runtime knows of the plugin.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -67,8 +68,10 @@ async fn answer(mut stream: TcpStream, teller: &Teller) -> std::io::Result<()> {
 fn page(path: &str, teller: &Teller) -> (&'static str, String) {
     match path {
         "/healthz" | "/livez" => ("200 OK", "ok\n".to_owned()),
-        "/readyz" if teller.is_ready() => ("200 OK", "ok\n".to_owned()),
-        "/readyz" => ("503 Service Unavailable", "waiting for the first lists of the API server, or for the kernel\n".to_owned()),
+        "/readyz" => match teller.ready() {
+            Ok(()) => ("200 OK", "ok\n".to_owned()),
+            Err(why) => ("503 Service Unavailable", format!("{why}\n")),
+        },
         "/metrics" => ("200 OK", metrics(teller)),
         _ => ("404 Not Found", "there are /healthz /livez /readyz /metrics\n".to_owned()),
     }
@@ -81,7 +84,12 @@ fn metrics(teller: &Teller) -> String {
     let mut gauge = |name: &str, kind: &str, help: &str, value: f64| {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     };
-    gauge("bowline_agent_ready", "gauge", "Every input listed and in the kernel.", f64::from(u8::from(teller.is_ready())));
+    gauge(
+        "bowline_agent_ready",
+        "gauge",
+        "Pods can come: all is listed, written and installed.",
+        f64::from(u8::from(teller.ready().is_ok())),
+    );
     gauge("bowline_agent_problems", "gauge", "Problems that someone must act on.", status.problems.len() as f64);
     gauge("bowline_intent_revision", "gauge", "Revision of the intent that was compiled last.", status.revision as f64);
     gauge("bowline_applied_revision", "gauge", "Revision of the intent that is in the kernel.", status.applied_revision as f64);

@@ -3,14 +3,19 @@
 //! Watch, turn, kernel thread, CNI, DNS feed and status, wired together; each owns its state and talks by channels. Liveness never depends on
 //! the API server: without it everything goes on as it was.
 
+pub(crate) mod api;
 mod apply;
 mod attachments;
 mod cni_server;
 mod config;
+#[cfg(test)]
+mod deployed;
 mod health;
 mod host;
 pub(crate) mod install;
+mod network;
 mod reap;
+mod service_health;
 pub(crate) mod status;
 mod turn;
 
@@ -34,7 +39,7 @@ pub(crate) use config::{AgentArgs, AgentConfig};
 
 use apply::{Applied, Applier, Foreign, Wakes};
 use cni_server::{Channels, CniServer};
-use status::Teller;
+use status::{House, Teller, Topic};
 use turn::{CHANNEL_CHANGES, Published, Turn};
 
 /// How often attachments are looked over for containers that are gone.
@@ -56,6 +61,9 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         "agent started"
     );
+    if let Some(directory) = &config.proc_sys {
+        bowline_kernel::sysctl::use_root(directory);
+    }
     make_directories(&config)?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (changes, heard) = mpsc::channel(CHANNEL_CHANGES);
@@ -67,10 +75,18 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let channels = Channels { changes: changes.clone(), published: published.clone(), applied: applied.clone() };
     let cni = Arc::new(CniServer::open(&config.state_dir, channels).await.with_context(|| config.state_dir.display().to_string())?);
     tasks.spawn(turn.run());
+    tasks.spawn(service_health::serve(applied.clone(), stop.clone()));
 
     let kernel = start_kernel_thread(&config, applied_to, published.clone(), &stop)?;
-    let teller =
-        Teller { node: config.node_name.clone(), backend: config.backend.clone(), mode: config.service_mode, published, applied, started };
+    let teller = Teller {
+        node: config.node_name.clone(),
+        backend: config.backend.clone(),
+        mode: config.service_mode,
+        published,
+        applied,
+        house: Arc::default(),
+        started,
+    };
     let status_socket = listen(&config.run_dir.join("agent.sock"))?;
     tokio::spawn(teller.clone().serve(tokio::net::UnixListener::from_std({
         status_socket.set_nonblocking(true)?;
@@ -85,15 +101,14 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         health::serve(address, teller.clone(), &stop, &tasks).await?;
     }
 
-    let client = crate::watch::client(config.kubeconfig.as_deref()).await.map_err(|error| {
-        let place = config.kubeconfig.as_ref().map_or("the pod's service account".to_owned(), |p| p.display().to_string());
-        anyhow::Error::msg(
-            Problem::new(1201, "the API server's address or credentials are not usable", place, "check the kubeconfig")
-                .because(error.to_string()),
-        )
-    })?;
-    crate::watch::start(&client, &changes, &tasks, &stop);
+    let server = api::config(&config).await?;
+    let url = server.cluster_url.to_string();
+    tracing::info!(server = url, "API server chosen");
+    let client = crate::watch::client(server)?;
+    crate::watch::start(&client, &config.node_name, &changes, &tasks, &stop);
     drop(changes);
+    tasks.spawn(until(stop.clone(), api::explain_silence(client.clone(), url, teller.clone())));
+    tasks.spawn(until(stop.clone(), network::tell_node(client, teller.clone())));
     tasks.spawn(keep_house(config.clone(), teller, cni, stop.clone()));
 
     wait_for_signal().await?;
@@ -105,6 +120,14 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs a task that has no end of its own.
+async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = task => {}
+    }
+}
+
 fn settings(config: &AgentConfig) -> Settings {
     Settings {
         backend: config.backend.clone(),
@@ -112,13 +135,18 @@ fn settings(config: &AgentConfig) -> Settings {
         service_cidrs: config.service_cidrs.clone(),
         node_port_addresses: config.node_port_addresses.clone(),
         no_masquerade: config.no_masquerade.clone(),
+        external_ips: config.external_ips.clone(),
+        load_balancer_ips: config.load_balancer_ips.clone(),
+        dns_pods: config.dns_pods,
         ..Settings::new(config.node_name.as_str())
     }
 }
 
+/// Makes the agent's own directories, for root alone: a socket inside that others may use is reached by a mount of its own directory.
 fn make_directories(config: &AgentConfig) -> anyhow::Result<()> {
     for dir in [&config.run_dir, &config.state_dir] {
-        std::fs::create_dir_all(dir).map_err(|error| {
+        let made = std::fs::create_dir_all(dir).and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)));
+        made.map_err(|error| {
             let problem = Problem::new(
                 1202,
                 "a directory of the agent cannot be made",
@@ -174,7 +202,10 @@ fn serve_names(
     stop: &CancellationToken,
     tasks: &TaskTracker,
 ) -> anyhow::Result<()> {
-    let server = FeedServer::bind(&config.run_dir.join("dns.sock"))?;
+    let server = match &config.dns_socket {
+        None => FeedServer::bind(&config.run_dir.join("dns.sock"))?,
+        Some(path) => FeedServer::bind_for_all(path)?,
+    };
     let stop = stop.clone();
     tasks.spawn(async move {
         let first = tokio::select! {
@@ -205,23 +236,20 @@ fn serve_cni(config: &AgentConfig, cni: &Arc<CniServer>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Once the node serves: replays deletions, writes the runtime's configuration, and then collects what nobody deleted.
+/// Once the node serves: writes the runtime's configuration and sees that it stays, replays deletions, and collects what nobody deleted.
 async fn keep_house(config: AgentConfig, teller: Teller, cni: Arc<CniServer>, stop: CancellationToken) {
     let mut applied = teller.applied.clone();
     tokio::select! {
         () = stop.cancelled() => return,
         ready = applied.wait_for(|a| a.intent.revision > 0 && a.intent.routes.local.is_some()) => if ready.is_err() { return },
     }
-    if let Err(error) = install::install(&config) {
-        tracing::error!(%error, "the runtime's CNI configuration cannot be written");
-    } else {
-        tracing::info!(dir = %config.cni_conf_dir.display(), "node ready, CNI configuration written");
-    }
     let mut gone = std::collections::BTreeSet::new();
+    let config = Arc::new(config);
     loop {
-        let (server, before) = (cni.clone(), std::mem::take(&mut gone));
+        let (server, before, house, config) = (cni.clone(), std::mem::take(&mut gone), teller.house.clone(), config.clone());
         let looked = tokio::task::spawn_blocking(move || {
             let mut gone = before;
+            keep_installed(&config, &house);
             server.replay_journal();
             server.collect(&mut gone);
             gone
@@ -230,6 +258,25 @@ async fn keep_house(config: AgentConfig, teller: Teller, cni: Arc<CniServer>, st
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(COLLECT_EVERY) => {}
+        }
+    }
+}
+
+/// Installs the plugin and the runtime's configuration where they are not as they should be.
+fn keep_installed(config: &AgentConfig, house: &House) {
+    match install::install(config, house.is_installed()) {
+        Ok(wrote) => {
+            if wrote {
+                tracing::info!(dir = %config.cni_conf_dir.display(), "CNI plugin and configuration written");
+            }
+            house.set_installed();
+            house.clear(Topic::Install);
+        }
+        Err(error) => {
+            let place = format!("{} and {}", config.cni_conf_dir.display(), config.cni_bin_dir.display());
+            let fix = "let the agent write there: check the mounts of its container, or set cniConfDir and cniBinDir";
+            let problem = Problem::new(1208, "the runtime's CNI configuration or plugin cannot be written", place, fix);
+            house.set(Topic::Install, problem.because(error.to_string()));
         }
     }
 }
@@ -257,7 +304,11 @@ fn listen_to_kernel(foreign: Arc<Foreign>, own_ports: &[u32], stop: Cancellation
     Ok(())
 }
 
-async fn wait_for_signal() -> anyhow::Result<()> {
+/// Waits for TERM or INT.
+///
+/// # Errors
+/// When the signals cannot be listened to.
+pub(crate) async fn wait_for_signal() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bowline_compile::{Flow, Judge};
+use bowline_dataplane::service::nftables::TRANSLATED_MARK;
 use bowline_kernel::conntrack::{Conntrack, ConntrackError, Entry};
 use bowline_model::Protocol;
 use bowline_model::intent::Intent;
@@ -149,7 +150,7 @@ impl<'a> Datagrams<'a> {
         let (ip, Some(backend_port)) = entry.backend() else { return false };
         let backend = Endpoint { ip, port: backend_port };
         let begun_here = own.node.contains(&from) || own.pods.contains(&from);
-        let moves = |frontends: &[&Frontend]| {
+        let moves = |frontends: &[&'a Frontend]| {
             let of = |frontend: &&'a Frontend| frontend.own_endpoints.as_ref().filter(|_| begun_here).unwrap_or(&frontend.endpoints);
             let mut endpoints = frontends.iter().flat_map(of).peekable();
             (endpoints.peek().is_some() || entry.is_dnat()) && !endpoints.any(|endpoint| *endpoint == backend)
@@ -157,9 +158,11 @@ impl<'a> Datagrams<'a> {
         if let Some(frontend) = self.vips.get(&(to, port)) {
             return moves(&[*frontend]);
         }
+        let by_a_service = entry.is_dnat() && entry.mark & TRANSLATED_MARK != 0;
         match self.node_ports.get(&port) {
-            Some(frontends) if own.node.contains(&to) => moves(frontends),
-            Some(_) | None => entry.is_dnat() && own.node.contains(&to) && own.pods.contains(&ip),
+            Some(frontends) if by_a_service || own.node.contains(&to) => moves(frontends),
+            // Its service is gone, or the port.
+            Some(_) | None => by_a_service,
         }
     }
 }
@@ -261,6 +264,16 @@ mod tests {
         assert!(stale(&[], ("10.42.1.7", 53), DNAT), "the last endpoint went");
         assert!(stale(&[("10.42.1.7", 53)], ("192.168.0.1", 53), 0), "an endpoint came to a flow that the node itself had");
         assert!(!stale(&[], ("192.168.0.1", 53), 0), "a process of the node has the port");
+    }
+
+    #[test]
+    fn flows_of_a_service_that_is_gone_are_forgotten_and_others_translations_are_not() {
+        let none = ServicesIntent::default();
+        let own = OwnAddresses { node: BTreeSet::from(["10.43.0.10".parse().unwrap()]), pods: BTreeSet::new() };
+        let mut entry = entry("10.42.1.7", 53);
+        assert!(!Datagrams::of(&none).is_stale(&entry, &own), "a host port, or a container engine's");
+        entry.mark = TRANSLATED_MARK;
+        assert!(Datagrams::of(&none).is_stale(&entry, &own));
     }
 
     #[test]

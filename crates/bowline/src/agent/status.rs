@@ -1,7 +1,9 @@
 //! What `bowline status` shows of one node, and the socket that tells it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bowline_model::Problem;
@@ -13,6 +15,7 @@ use tokio::sync::watch;
 
 use super::apply::Applied;
 use super::config::ServiceMode;
+use super::network::Network;
 use super::turn::{Counts, Published};
 
 /// One node as its agent sees it.
@@ -53,6 +56,55 @@ pub(crate) struct NodeStatus {
     pub(crate) problems: Vec<Problem>,
 }
 
+/// What can be wrong beside the intent and the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Topic {
+    /// The API server.
+    Api,
+    /// The Node's condition.
+    Node,
+    /// The runtime's configuration and the plugin.
+    Install,
+}
+
+/// What the agent's own tasks say of themselves.
+#[derive(Debug, Default)]
+pub(crate) struct House {
+    problems: Mutex<BTreeMap<Topic, Problem>>,
+    installed: AtomicBool,
+}
+
+impl House {
+    /// Something is wrong; it goes to the log once.
+    pub(crate) fn set(&self, topic: Topic, problem: Problem) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        if problems.get(&topic) != Some(&problem) {
+            tracing::warn!(place = problem.place, why = problem.why, fix = problem.fix, "{}: {}", problem.code, problem.what);
+            problems.insert(topic, problem);
+        }
+    }
+
+    /// It is well again.
+    pub(crate) fn clear(&self, topic: Topic) {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).remove(&topic);
+    }
+
+    /// What is wrong now.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The runtime has been told to use the plugin.
+    pub(crate) fn set_installed(&self) {
+        self.installed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has, by this process.
+    pub(crate) fn is_installed(&self) -> bool {
+        self.installed.load(Ordering::Relaxed)
+    }
+}
+
 /// What the teller needs.
 #[derive(Clone)]
 pub(crate) struct Teller {
@@ -66,6 +118,8 @@ pub(crate) struct Teller {
     pub(crate) published: watch::Receiver<Published>,
     /// From the kernel thread.
     pub(crate) applied: watch::Receiver<Applied>,
+    /// From the agent's other tasks.
+    pub(crate) house: Arc<House>,
     /// When the agent started.
     pub(crate) started: std::time::Instant,
 }
@@ -75,6 +129,7 @@ impl Teller {
     pub(crate) fn status(&self) -> NodeStatus {
         let (published, applied) = (self.published.borrow(), self.applied.borrow());
         let mut problems: Vec<Problem> = published.problems.iter().chain(applied.problems.iter()).cloned().collect();
+        problems.extend(self.house.problems());
         problems.sort();
         problems.dedup();
         let synced = published.synced && applied.intent.revision > 0;
@@ -103,9 +158,16 @@ impl Teller {
         }
     }
 
-    /// Whether the node serves: every input listed, and in the kernel.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.published.borrow().synced && self.applied.borrow().intent.revision > 0
+    /// Whether pods can come: what all of them need is in the kernel, and the runtime knows of the plugin. If not, why.
+    ///
+    /// # Errors
+    /// What is waited for.
+    pub(crate) fn ready(&self) -> Result<(), &'static str> {
+        match Network::of(&self.published.borrow(), &self.applied.borrow()) {
+            Network::Works if self.house.is_installed() => Ok(()),
+            Network::Works => Err("waiting for the CNI configuration to be written"),
+            other @ (Network::Unknown | Network::Fails(_)) => Err(other.words()),
+        }
     }
 
     /// Answers each connection with the status as JSON and closes it.

@@ -24,6 +24,9 @@ pub(crate) struct UninstallArgs {
     /// Change nothing: look for what is left, and fail if there is anything
     #[arg(long)]
     verify: bool,
+    /// Once nothing is left, stay until TERM: for a DaemonSet, whose rollout then ends when every node is clean
+    #[arg(long)]
+    stay: bool,
     /// Directory of sockets
     #[arg(long, env = "BOWLINE_RUN_DIR", default_value = "/run/bowline", value_name = "DIR")]
     run_dir: PathBuf,
@@ -56,7 +59,7 @@ pub(crate) fn run(args: &UninstallArgs) -> ExitCode {
     match outcome.and_then(|()| left(args)) {
         Ok(left) if left.is_empty() => {
             let _ = writeln!(io::stdout(), "{} nothing of Bowline is left on this node", Mark::Ok.text());
-            ExitCode::SUCCESS
+            if args.stay { stay() } else { ExitCode::SUCCESS }
         }
         Ok(left) => {
             let mut out = io::stdout();
@@ -70,6 +73,16 @@ pub(crate) fn run(args: &UninstallArgs) -> ExitCode {
             eprintln!("error: this node could not be looked over: {error:#}; run it as root");
             output::exit(output::UNKNOWN)
         }
+    }
+}
+
+/// Waits for TERM or INT.
+fn stay() -> ExitCode {
+    let waited =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map(|runtime| runtime.block_on(crate::agent::wait_for_signal()));
+    match waited {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(_)) | Err(_) => output::exit(output::UNKNOWN),
     }
 }
 

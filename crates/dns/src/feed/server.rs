@@ -30,6 +30,18 @@ impl FeedServer {
     /// # Errors
     /// The socket cannot be made.
     pub fn bind(path: &Path) -> Result<FeedServer, DnsError> {
+        FeedServer::bind_with(path, 0o600)
+    }
+
+    /// As [`FeedServer::bind`], for whoever can reach the socket's directory (mode 0666): a DNS server that is not root.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn bind_for_all(path: &Path) -> Result<FeedServer, DnsError> {
+        FeedServer::bind_with(path, 0o666)
+    }
+
+    fn bind_with(path: &Path, mode: u32) -> Result<FeedServer, DnsError> {
         let error = |source| DnsError::Feed { path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(error)?;
@@ -40,7 +52,7 @@ impl FeedServer {
         let temporary = PathBuf::from(temporary);
         remove(&temporary).map_err(error)?;
         let listener = UnixListener::bind(&temporary).map_err(error)?;
-        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600)).map_err(error)?;
+        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode)).map_err(error)?;
         std::fs::rename(&temporary, path).map_err(error)?;
         Ok(FeedServer { listener, path: path.to_owned() })
     }

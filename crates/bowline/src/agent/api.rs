@@ -1,0 +1,152 @@
+//! Which API server the agent speaks to, with which credentials, and what is wrong while it does not answer.
+//!
+//! Invariant: nothing here depends on the cluster's own services: with `apiServer` set, the agent reaches the server where the node does,
+//! so that it can serve the `kubernetes` service and the cluster's names to everyone else. Token and CA of a service account are read anew
+//! as kubelet renews them.
+
+use std::time::Duration;
+
+use bowline_model::Problem;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use super::config::AgentConfig;
+use super::status::{Teller, Topic};
+
+/// How long the first lists may take before anyone is told why.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often the server is asked again while it does not answer.
+const ASK_EVERY: Duration = Duration::from_secs(10);
+
+/// The server and the credentials that the settings name.
+///
+/// # Errors
+/// BW1201 if the kubeconfig or the pod's service account cannot be used.
+pub(crate) async fn config(agent: &AgentConfig) -> anyhow::Result<Config> {
+    let found = match &agent.kubeconfig {
+        Some(path) => from_file(path).await.map_err(|error| (path.display().to_string(), "check the kubeconfig", error)),
+        None => in_cluster(agent.api_server.is_some()).map_err(|error| {
+            let fix = "run the agent in a pod with a service account, or give it a kubeconfig";
+            ("the pod's service account".to_owned(), fix, error)
+        }),
+    };
+    let wrong = |place: String, fix: &str, why: String| {
+        let problem = Problem::new(1201, "the API server's address or credentials are not usable", place, fix);
+        anyhow::Error::msg(problem.because(why))
+    };
+    let mut config = found.map_err(|(place, fix, error)| wrong(place, fix, format!("{error:#}")))?;
+    if let Some(url) = &agent.api_server {
+        config.cluster_url =
+            url.parse().map_err(|error| wrong("apiServer".to_owned(), "write it as https://HOST:PORT", format!("{error}")))?;
+    }
+    Ok(config)
+}
+
+/// The server and the credentials that a kubeconfig's current context names.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) async fn from_file(path: &std::path::Path) -> anyhow::Result<Config> {
+    let file = Kubeconfig::read_from(path)?;
+    Ok(Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?)
+}
+
+/// The pod's service account. Its environment names the `kubernetes` service, which is not needed where another address is given.
+fn in_cluster(has_address: bool) -> anyhow::Result<Config> {
+    Ok(if has_address { Config::incluster_dns()? } else { Config::incluster_env()? })
+}
+
+/// Until everything has been listed once: finds out why it has not, and says so in the status and once in the log.
+pub(crate) async fn explain_silence(client: Client, url: String, teller: Teller) {
+    let mut published = teller.published.clone();
+    let synced = async move {
+        // When the turn is gone there is nothing left to explain either.
+        let _ = published.wait_for(|published| published.synced).await;
+    };
+    tokio::select! {
+        () = synced => {}
+        () = ask(&client, &url, &teller) => {}
+    }
+    teller.house.clear(Topic::Api);
+}
+
+async fn ask(client: &Client, url: &str, teller: &Teller) {
+    tokio::time::sleep(PATIENCE).await;
+    let mut told = String::new();
+    loop {
+        let answer = tokio::time::timeout(ASK_EVERY, client.apiserver_version()).await;
+        let problem = match answer {
+            Ok(Ok(_)) => Problem::new(
+                1201,
+                "the API server answers, but not everything could be listed",
+                url,
+                "look for `watch interrupted` in the agent's log; its account needs the rights that deploy/bowline.yaml gives it",
+            ),
+            Ok(Err(error)) => unreachable(url, &causes(&error)),
+            Err(_) => unreachable(url, "no answer within 10 s"),
+        };
+        let text = problem.to_string();
+        if text != told {
+            tracing::error!(server = url, why = problem.why, fix = problem.fix, "{}", problem.what);
+            told = text;
+        }
+        teller.house.set(Topic::Api, problem);
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+fn unreachable(url: &str, why: &str) -> Problem {
+    let fix = "set apiServer (BOWLINE_API_SERVER) to an address at which the nodes reach it before any service is served, \
+               e.g. https://192.0.2.1:6443";
+    Problem::new(1201, "the API server cannot be reached", url, fix).because(why)
+}
+
+/// An error with what caused it: the last of them is what helps.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::AgentArgs;
+
+    fn agent(args: AgentArgs) -> AgentConfig {
+        let cluster_cidrs = vec!["10.42.0.0/16".parse().unwrap()];
+        AgentConfig::load(&AgentArgs { node_name: Some("n1".into()), cluster_cidrs, ..args }).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_address_of_its_own_wins_over_the_kubeconfigs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kubeconfig");
+        let text = "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters: [{name: c, cluster: {server: 'https://192.0.2.1:6443'}}]\n\
+                    users: [{name: u, user: {token: secret}}]\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n";
+        std::fs::write(&path, text).unwrap();
+        let plain = config(&agent(AgentArgs { kubeconfig: Some(path.clone()), ..AgentArgs::default() })).await.unwrap();
+        assert_eq!(plain.cluster_url.to_string(), "https://192.0.2.1:6443/");
+        let own = AgentArgs { kubeconfig: Some(path), api_server: Some("https://[2001:db8::7]:6443".into()), ..AgentArgs::default() };
+        let config = config(&agent(own)).await.unwrap();
+        assert_eq!(config.cluster_url.to_string(), "https://[2001:db8::7]:6443/");
+    }
+
+    #[tokio::test]
+    async fn outside_of_a_pod_the_error_says_what_to_do() {
+        if std::path::Path::new("/var/run/secrets/kubernetes.io").exists() {
+            return;
+        }
+        let own = AgentArgs { api_server: Some("https://192.0.2.1:6443".into()), ..AgentArgs::default() };
+        let error = config(&agent(own)).await.unwrap_err().to_string();
+        assert!(error.contains("BW1201") && error.contains("kubeconfig") && error.contains("service account"), "{error}");
+    }
+}
