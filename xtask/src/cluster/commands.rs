@@ -52,6 +52,10 @@ pub(crate) fn status(name: &str) -> Result<bool> {
         .collect();
     writeln!(output, "nodes    {}/{} Ready", items(&nodes).len() - bad_nodes.len(), items(&nodes).len())?;
     writeln!(output, "pods     {}/{} ready or done", items(&pods).len() - bad_pods.len(), items(&pods).len())?;
+    // What was killed on purpose counts too: it is said, and is no fault.
+    for (component, times) in component::restarts(&place)? {
+        writeln!(output, "{component} was started again {times} times; see {}", place.log(&component).display())?;
+    }
     for bad in bad_nodes.iter().map(|node| (*node).to_owned()).chain(bad_pods.iter().cloned()) {
         writeln!(output, "not ready: {bad}")?;
     }

@@ -130,9 +130,29 @@ pub(crate) fn ended(place: &Place, components: &[String]) -> Option<String> {
         let path = place.log(component);
         let text = fs::read(&path).ok()?;
         let text = String::from_utf8_lossy(&text);
-        let line = text.lines().find(|line| line.starts_with("cluster: ") && line.contains("ended with status"))?;
+        let line = text.lines().find(|line| is_end(line))?;
         Some(format!("{line}\n{}", last_lines(&path, 12)))
     })
+}
+
+/// How often each component was started again, by the name of its log; those that never were are left out.
+pub(crate) fn restarts(place: &Place) -> Result<Vec<(String, usize)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(place.logs()).context("read the logs")?.flatten() {
+        let name = entry.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let text = fs::read(entry.path()).unwrap_or_default();
+        let times = String::from_utf8_lossy(&text).lines().filter(|line| is_end(line)).count();
+        if times > 0 {
+            found.push((name, times));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a line of a log is the word of what watches over the component that it has ended.
+fn is_end(line: &str) -> bool {
+    line.starts_with("cluster: ") && line.contains(" ended with status ")
 }
 
 #[cfg(test)]
@@ -144,6 +164,14 @@ mod tests {
     fn this_process_has_a_start() {
         assert!(start_of(std::process::id()).unwrap() > 0);
         assert_eq!(start_of(u32::MAX), None);
+    }
+
+    #[test]
+    fn the_watchers_word_is_known() {
+        let word = SUPERVISE.lines().find(|line| line.contains("ended")).unwrap();
+        let said = word.trim().trim_start_matches("echo ").trim_matches('"').replace("$name", "etcd").replace("$?", "1");
+        assert!(is_end(&said), "{said}");
+        assert!(!is_end("kubelet: cluster: x ended with status 1"));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Bowline onto a cluster, as an operator does it: the image into the nodes, `kubectl apply -f deploy/bowline.yaml`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::cluster::images;
@@ -13,6 +13,7 @@ use crate::cluster::lab::Lab;
 use crate::cluster::place::{self, Place};
 use crate::cluster::plan::Plan;
 use crate::cluster::screen::{Screen, until};
+use crate::image::Profile;
 
 /// How long a network may take until all nodes are Ready.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -21,9 +22,11 @@ const LIMIT: Duration = Duration::from_secs(180);
 pub(crate) fn run(lab: &Lab, place: &Place, plan: &Plan, image: Option<&Path>, screen: &Screen) -> Result<()> {
     let archive = match image {
         Some(path) => path.to_owned(),
-        None => product()?,
+        // Made from the tree as it is: nothing is compiled if nothing has changed.
+        None => crate::image::product(Profile::Release, None)?,
     };
     images::import(lab, &plan.nodes, std::slice::from_ref(&archive))?;
+    screen.good("image", &archive.display().to_string());
     let manifest = place::repository().join("deploy/bowline.yaml");
     let manifest = fs::read_to_string(&manifest).with_context(|| format!("read {}", manifest.display()))?;
     let kubectl = Kubectl::of(place);
@@ -33,15 +36,6 @@ pub(crate) fn run(lab: &Lab, place: &Place, plan: &Plan, image: Option<&Path>, s
     let detail = waited.with_context(|| troubles(&kubectl))?;
     screen.good("network", &format!("{detail}, {:.1}s after apply", begin.elapsed().as_secs_f64()));
     Ok(())
-}
-
-/// Bowline's image, made if it is not there.
-fn product() -> Result<PathBuf> {
-    let archive = images::product();
-    if !archive.is_file() && !crate::image::run(&[])? {
-        bail!("cargo xtask image failed");
-    }
-    Ok(archive)
 }
 
 /// The manifest with this cluster's API server, which an operator puts in by hand.

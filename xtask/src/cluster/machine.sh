@@ -31,5 +31,9 @@ kernel.keys.root_maxkeys 1000000
 kernel.keys.root_maxbytes 25000000
 END
 
+# What kubeadm's package kubernetes-cni puts on every machine: containerd 1.6 asks for a plugin of this name before the network's own.
+mkdir -p /opt/cni/bin
+cp /usr/lib/cni/loopback /opt/cni/bin/
+
 # Volumes and network namespaces that are mounted later show in containers that ask for it.
 mount --make-rshared /

@@ -20,6 +20,8 @@ use crate::cluster::plan::{Node, Plan};
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// The cgroup of all clusters, in each hierarchy.
 const OURS: &str = "bowline-cluster";
+/// What all clusters together weigh on the processor, where a process outside weighs 1024.
+const WEIGHT: &str = "16384";
 /// What a kubelet needs; freezer, blkio and devices are the container runtime's.
 const NEEDED: [&str; 4] = ["cpu", "cpuacct", "cpuset", "memory"];
 /// What is shown to a node if the machine has it.
@@ -58,6 +60,10 @@ pub(crate) fn make_cgroups(cluster: &str, node: &str) -> Result<()> {
             let parent = directory.clone();
             directory.push(part);
             fs::create_dir_all(&directory).with_context(|| format!("make cgroup {}", directory.display()))?;
+            if controller == "cpu" && part == OURS {
+                // A group weighs as much as one process beside it. Ours holds whole machines.
+                fs::write(directory.join("cpu.shares"), WEIGHT).with_context(|| format!("give {} its weight", directory.display()))?;
+            }
             if controller == "cpuset" {
                 // A new cpuset is empty, and nothing can be in it until it has been given some of its parent's.
                 for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -192,7 +198,7 @@ pub(crate) fn kubelet(place: &Place, node: &Node) -> Component {
 
 /// The programs that Debian brings.
 pub(crate) fn debian_programs() -> Vec<PathBuf> {
-    ["/usr/bin/etcd", "/usr/bin/containerd", "/usr/bin/ctr", "/usr/sbin/runc"].map(PathBuf::from).to_vec()
+    ["/usr/bin/etcd", "/usr/bin/containerd", "/usr/bin/ctr", "/usr/sbin/runc", "/usr/lib/cni/loopback"].map(PathBuf::from).to_vec()
 }
 
 #[cfg(test)]

@@ -21,11 +21,6 @@ pub(crate) fn programs() -> PathBuf {
     cache().join("conformance/bin")
 }
 
-/// The directory of the images that the outside suites use.
-pub(crate) fn suite_images() -> PathBuf {
-    cache().join("conformance/images")
-}
-
 /// The repository.
 pub(crate) fn repository() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));

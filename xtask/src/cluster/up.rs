@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cluster::component::{self, Component};
 use crate::cluster::control::{self, Stand};
@@ -20,8 +20,8 @@ use crate::cluster::plan::{Plan, Ports};
 use crate::cluster::screen::{Screen, until};
 use crate::cluster::{UpArgs, images, install, node, pki, relay};
 
-/// What `conformance/build` makes for a cluster.
-const BUILT: [&str; 5] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl"];
+/// What `conformance/build` makes for a cluster: its own programs, and those that the images in it hold.
+const BUILT: [&str; 7] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "agnhost", "coredns"];
 
 /// The command.
 pub(crate) fn run(args: &UpArgs) -> Result<bool> {
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<bool> {
     programs(&screen, !args.named.control_plane_only)?;
     down::sweep(&place, false).context("remove what an earlier cluster left")?;
     place.make()?;
-    let mut step = "machines";
+    let mut step = if args.named.control_plane_only { "control" } else { "machines" };
     let result = if args.named.control_plane_only { alone(args, &place, &screen) } else { cluster(args, &place, &screen, &mut step) };
     match result {
         Ok(plan) => {
@@ -79,7 +79,11 @@ fn programs(screen: &Screen, machines: bool) -> Result<()> {
     let directory = place::programs();
     if BUILT.iter().any(|name| !directory.join(name).is_file()) {
         let mut build = Command::new(place::repository().join("conformance/build"));
-        let status = build.args(["control-plane", "node", "client"]).stdin(Stdio::null()).status().context("run conformance/build")?;
+        let status = build
+            .args(["control-plane", "node", "client", "suite", "peers"])
+            .stdin(Stdio::null())
+            .status()
+            .context("run conformance/build")?;
         if !status.success() {
             bail!("conformance/build: {status}");
         }
@@ -138,7 +142,7 @@ fn cluster(args: &UpArgs, place: &Place, screen: &Screen, step: &mut &'static st
     for one in &plan.nodes {
         wait_for_runtime(&lab, place, &one.name, &started)?;
     }
-    let archives = images::suite()?;
+    let archives = crate::image::suite()?;
     let count = images::import(&lab, &plan.nodes, &archives)?;
     screen.good("images", &format!("{count} on each node"));
 
@@ -193,11 +197,16 @@ fn alive_until(
     culprit: &str,
     mut ready: impl FnMut() -> Result<(), String>,
 ) -> Result<()> {
+    let mut died = false;
     let waited = until(what, limit, || match component::ended(place, started) {
-        Some(last_words) => bail!("{last_words}"),
+        Some(last_words) => {
+            died = true;
+            bail!("{last_words}")
+        }
         None => Ok(ready()),
     });
-    waited.with_context(|| component::last_lines(&place.log(culprit), 8))
+    // Who has ended has said why; who only does not answer may have said it in its log.
+    waited.map_err(|error| if died { error } else { anyhow!("{error:#}\n{}", component::last_lines(&place.log(culprit), 8)) })
 }
 
 /// A control plane alone, on this machine's loopback.
