@@ -1,7 +1,10 @@
-//! The repository's chores, called by the Makefile: `cargo xtask demo | demo-down | test | check | bench | audit`.
+//! The repository's chores, called by the Makefile: `cargo xtask demo | demo-down | test | check | bench | audit | image | cluster | conformance`.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a command line program answers on stdout and runs others")]
 
+mod cluster;
+mod conformance;
 mod house;
+mod image;
 mod steps;
 mod tally;
 
@@ -20,8 +23,11 @@ fn main() -> ExitCode {
         "check" => steps::check(),
         "bench" => steps::bench(rest),
         "audit" => steps::audit(),
+        "image" => image::run(rest),
+        "cluster" => cluster::run(rest),
+        "conformance" => conformance::run(rest),
         other => {
-            eprintln!("xtask: no chore is called `{other}`; there are demo, demo-down, test, check, bench, audit");
+            eprintln!("xtask: no chore is called `{other}`; there are demo, demo-down, test, check, bench, audit, image, cluster, conformance");
             return ExitCode::from(2);
         }
     };
