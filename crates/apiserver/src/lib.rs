@@ -18,6 +18,7 @@ mod rest;
 pub mod selector;
 pub mod server;
 pub mod store;
+pub mod stream;
 mod table;
 mod tls;
 

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::ApiError;
 use crate::rest::Context;
 use crate::store::Store;
+use crate::stream::{ExecSource, PortSource, Upgrades};
 use crate::tls::{self, Identity};
 
 /// What is asked of a pod's log.
@@ -60,6 +61,10 @@ pub struct Config {
     pub sans: Vec<String>,
     /// Where `kubectl logs` reads; without, logs are answered with 400.
     pub pod_logs: Option<LogSource>,
+    /// Where `kubectl exec` runs its commands; without, they are answered with 400.
+    pub pod_exec: Option<ExecSource>,
+    /// Where `kubectl port-forward` connects; without, it is answered with 400.
+    pub pod_ports: Option<PortSource>,
     /// Time between two bookmarks of a watch that asked for them.
     pub bookmark_interval: Duration,
 }
@@ -71,6 +76,8 @@ impl Default for Config {
             tokens: BTreeMap::new(),
             sans: sans.into_iter().map(str::to_owned).collect(),
             pod_logs: None,
+            pod_exec: None,
+            pod_ports: None,
             bookmark_interval: Duration::from_secs(10),
         }
     }
@@ -151,13 +158,9 @@ impl Server {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let (server, stop) = (self.clone(), stop.clone());
-                    connections.spawn(async move {
-                        tokio::select! {
-                            () = stop.cancelled() => {}
-                            () = server.serve_one(stream) => {}
-                        }
-                    });
+                    let server = self.clone();
+                    let upgrades = Upgrades { stop: stop.clone(), tasks: connections.clone() };
+                    connections.spawn(stop.clone().run_until_cancelled_owned(async move { server.serve_one(stream, upgrades).await }));
                 }
                 Err(error) => {
                     // Out of descriptors, or a peer that left at once: give the machine a moment, then go on.
@@ -172,7 +175,7 @@ impl Server {
         Ok(())
     }
 
-    async fn serve_one(&self, stream: TcpStream) {
+    async fn serve_one(&self, stream: TcpStream, upgrades: Upgrades) {
         let _ = stream.set_nodelay(true);
         let stream = match TlsAcceptor::from(Arc::clone(&self.identity.tls)).accept(stream).await {
             Ok(stream) => stream,
@@ -182,12 +185,13 @@ impl Server {
             }
         };
         let context = Arc::clone(&self.context);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
             let context = Arc::clone(&context);
+            request.extensions_mut().insert(upgrades.clone());
             async move { Ok::<_, std::convert::Infallible>(context.answer(request).await) }
         });
         let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-        if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
             tracing::debug!(%error, "connection ended");
         }
     }
@@ -199,6 +203,8 @@ impl Context {
             store,
             tokens: RwLock::new(config.tokens),
             pod_logs: config.pod_logs,
+            pod_exec: config.pod_exec,
+            pod_ports: config.pod_ports,
             bookmark_interval: config.bookmark_interval,
             snapshots: crate::rest::Snapshots::default(),
         }

@@ -104,6 +104,8 @@ fn subresources(resource: &Resource) -> Vec<(&'static str, &'static str, String,
     }
     if resource.id.is("", "pods") {
         all.push(("binding", "", "Binding".to_owned(), vec!["create"]));
+        all.push(("exec", "", "PodExecOptions".to_owned(), vec!["create", "get"]));
+        all.push(("portforward", "", "PodPortForwardOptions".to_owned(), vec!["create", "get"]));
         all.push(("eviction", "policy", "Eviction".to_owned(), vec!["create"]));
         all.push(("log", "", "Pod".to_owned(), vec!["get"]));
     }

@@ -38,7 +38,8 @@ impl Context {
     }
 }
 
-fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
+/// The container that a call means: the one it names, or the only one.
+pub(super) fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
     let all = object::items(pod, "/spec/containers").chain(object::items(pod, "/spec/initContainers"));
     let names: Vec<&str> = all.map(|container| object::text(container, "/name")).collect();
     let main = object::items(pod, "/spec/containers").len();

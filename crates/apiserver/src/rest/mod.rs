@@ -4,6 +4,7 @@
 //! API concepts; the API conventions.
 
 mod body;
+mod connect;
 mod delete;
 mod discovery;
 mod follow;
@@ -38,6 +39,7 @@ use crate::error::ApiError;
 use crate::kinds::Resource;
 use crate::server::LogSource;
 use crate::store::Store;
+use crate::stream::{ExecSource, PortSource};
 
 /// What an answer is made of.
 pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -47,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) tokens: RwLock<BTreeMap<String, String>>,
     pub(crate) pod_logs: Option<LogSource>,
+    pub(crate) pod_exec: Option<ExecSource>,
+    pub(crate) pod_ports: Option<PortSource>,
     pub(crate) bookmark_interval: Duration,
     pub(crate) snapshots: Snapshots,
 }
@@ -103,18 +107,20 @@ impl Context {
         if target.namespace.is_some() && !resource.namespaced {
             return Err(ApiError::NoSuchPath);
         }
-        let (parts, body) = request.into_parts();
-        let agent = text_header(&parts.headers, header::USER_AGENT);
+        let agent = text_header(request.headers(), header::USER_AGENT);
         let call = Call {
-            method: parts.method,
+            method: request.method().clone(),
             resource: Arc::clone(resource),
-            query: Query::parse(parts.uri.query().unwrap_or_default()),
+            query: Query::parse(request.uri().query().unwrap_or_default()),
             accept,
-            content_type: text_header(&parts.headers, header::CONTENT_TYPE),
+            content_type: text_header(request.headers(), header::CONTENT_TYPE),
             agent: agent.split('/').next().unwrap_or_default().to_owned(),
             target,
         };
-        let body = body::collect(body).await?;
+        if Self::is_connection(&call) {
+            return self.connect(&call, request);
+        }
+        let body = body::collect(request.into_body()).await?;
         self.dispatch(&call, &body)
     }
 
@@ -133,7 +139,7 @@ impl Context {
             (Some("log"), true, "GET") => self.log(call),
             (Some("binding"), true, "POST") => self.bind(call, body),
             (Some("eviction"), true, "POST") => self.evict(call, body),
-            (Some("status" | "scale" | "log" | "binding" | "eviction" | "finalize") | None, _, _) => Err(ApiError::MethodNotAllowed),
+            (Some("status" | "scale" | "log" | "binding" | "eviction" | "finalize" | "exec" | "portforward") | None, _, _) => Err(ApiError::MethodNotAllowed),
             (Some(_), _, _) => Err(ApiError::NoSuchPath),
         }
     }

@@ -5,35 +5,50 @@ use std::collections::BTreeMap;
 use crate::error::ApiError;
 use crate::selector::{FieldSelector, Selector};
 
-/// The parameters of a request; of a repeated one the last counts.
+/// The parameters of a request; of a repeated one the last counts, but where all are asked for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query {
-    values: BTreeMap<String, String>,
+    values: BTreeMap<String, Vec<String>>,
 }
 
 impl Query {
     pub(crate) fn parse(text: &str) -> Self {
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
-        let values = pairs.map(|pair| {
+        let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for pair in pairs {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(&key.replace('+', " ")), decode(&value.replace('+', " ")))
-        });
-        Self { values: values.collect() }
+            values.entry(decode(&key.replace('+', " "))).or_default().push(decode(&value.replace('+', " ")));
+        }
+        Self { values }
+    }
+
+    fn last(&self, key: &str) -> Option<&str> {
+        self.all(key).last().map(String::as_str)
+    }
+
+    /// Every value of a parameter, in order.
+    pub(crate) fn all(&self, key: &str) -> &[String] {
+        self.values.get(key).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// A parameter, or `""`.
     pub(crate) fn text(&self, key: &str) -> &str {
-        self.values.get(key).map_or("", String::as_str)
+        self.last(key).unwrap_or_default()
     }
 
     /// A parameter that is there and not empty.
     pub(crate) fn given(&self, key: &str) -> Option<&str> {
-        self.values.get(key).map(String::as_str).filter(|value| !value.is_empty())
+        self.last(key).filter(|value| !value.is_empty())
     }
 
     /// Whether a parameter is true; given without a value it is.
     pub(crate) fn flag(&self, key: &str) -> bool {
-        self.values.get(key).is_some_and(|value| matches!(value.as_str(), "" | "1" | "true" | "True" | "TRUE" | "t"))
+        self.last(key).is_some_and(is_true)
+    }
+
+    /// Whether a parameter is true, with what it is when it is not given.
+    pub(crate) fn flag_or(&self, key: &str, default: bool) -> bool {
+        self.last(key).map_or(default, is_true)
     }
 
     /// A number.
@@ -57,6 +72,10 @@ impl Query {
         let fields = FieldSelector::parse(self.text("fieldSelector")).map_err(ApiError::bad_request)?;
         Ok((labels, fields))
     }
+}
+
+fn is_true(value: &str) -> bool {
+    matches!(value, "" | "1" | "true" | "True" | "TRUE" | "t")
 }
 
 /// Undoes percent-encoding; a `%` without two hexadecimal digits stands for itself.
@@ -93,5 +112,9 @@ mod tests {
         assert!(query.flag("watch") && !query.flag("follow"));
         assert_eq!(query.number("limit").map_err(|fault| fault.code()), Err(400));
         assert!(query.dry_run().is_ok_and(|dry| dry));
+        let query = Query::parse("command=sh&command=-c&command=echo+a%2Bb&stdout=false");
+        assert_eq!(query.all("command"), ["sh", "-c", "echo a+b"]);
+        assert_eq!(query.text("command"), "echo a+b");
+        assert!(query.flag_or("stderr", true) && !query.flag_or("stdout", true) && query.all("none").is_empty());
     }
 }

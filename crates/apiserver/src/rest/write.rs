@@ -23,7 +23,7 @@ impl Call {
         if self.target.subresource.as_deref() == Some("status") { Scope::Status } else { Scope::Main }
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.target.name.as_deref().unwrap_or_default()
     }
 }
