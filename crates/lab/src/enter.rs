@@ -48,6 +48,8 @@ pub(crate) struct Enter {
     pub(crate) keep_stdin: bool,
     /// Die when the parent dies.
     pub(crate) die_with_parent: bool,
+    /// Standard input is a terminal that is to be the command's own.
+    pub(crate) terminal: bool,
     /// The command.
     pub(crate) argv: Vec<String>,
 }
@@ -88,6 +90,10 @@ impl Enter {
         if self.die_with_parent {
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         }
+        if self.terminal {
+            rustix::process::setsid().context("begin a session")?;
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin()).context("take the terminal")?;
+        }
         if let Some(cgroup) = &self.cgroup {
             ns::join_cgroup(cgroup)?;
         }
@@ -119,7 +125,13 @@ impl Enter {
                 rustix::stdio::dup2_stdin(fs::File::open("/dev/null")?)?;
             }
         }
-        Err(anyhow::Error::from(command.exec()).context(format!("cannot run {program}")))
+        let error = command.exec();
+        let why = if error.kind() == std::io::ErrorKind::NotFound && !program.contains('/') {
+            format!("exec: {program:?}: executable file not found in $PATH")
+        } else {
+            format!("cannot run {program}")
+        };
+        Err(anyhow::Error::from(error).context(why))
     }
 }
 

@@ -16,6 +16,7 @@ mod enter;
 mod exec;
 pub mod handle;
 mod holder;
+mod image;
 mod init;
 mod kubelet;
 mod look;
@@ -30,5 +31,6 @@ mod underlay;
 mod up;
 
 pub use cli::{ApiVerb, Hidden, LabCommand, Named, Output, VerbArg, run, run_hidden};
+pub use image::Image;
 pub use look::{agent_run_dirs, kubeconfig, running};
 pub use options::{Agents, Backend, Options, Underlay, UpArgs};

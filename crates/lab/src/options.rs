@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::image::Image;
 use crate::remote::Remote;
 
 /// Most nodes that a lab may have: node addresses end in .11 and upwards.
@@ -92,6 +93,9 @@ pub struct Options {
     /// Kubeconfig of an API server outside, in place of the lab's own.
     #[serde(default)]
     pub apiserver: Option<PathBuf>,
+    /// Programs that stand for images.
+    #[serde(default)]
+    pub images: Vec<Image>,
     /// Go on when `lab up` is gone.
     pub detached: bool,
     /// End when the process ends of which standard input is a descriptor.
@@ -168,6 +172,9 @@ pub struct UpArgs {
     /// Use the Kubernetes API server of this kubeconfig instead of the lab's own
     #[arg(long, value_name = "KUBECONFIG", conflicts_with = "bare")]
     pub apiserver: Option<PathBuf>,
+    /// Run this program in containers of the image NAME, where it is seen as /FILE; repeatable
+    #[arg(long, value_name = "NAME=FILE")]
+    pub image: Vec<Image>,
 }
 
 /// Reads `90s`, `2m`, `1m30s` or a plain number of seconds.
@@ -241,6 +248,7 @@ impl UpArgs {
             agents: if self.bare { Agents::None } else { self.agents },
             bare: self.bare,
             apiserver: self.apiserver.as_deref().map(check_apiserver).transpose()?,
+            images: self.image.clone(),
             detached: self.no_wait,
             leashed: self.leash.is_some(),
         })

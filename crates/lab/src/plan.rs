@@ -155,6 +155,7 @@ mod tests {
             agents: Agents::Bowline,
             bare: false,
             apiserver: None,
+            images: Vec::new(),
             detached: false,
             leashed: false,
         }

@@ -9,6 +9,9 @@
     reason = "a test may fail loudly and says what it did"
 )]
 
+#[path = "lab/streams.rs"]
+mod streams;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -34,6 +37,7 @@ const TESTS: &[Test] = &[
     ("a_routed_underlay_has_no_shared_link", routed),
     ("commands_pass_input_output_and_status", commands),
     ("pods_live_and_die_by_cni", pods),
+    ("commands_and_connections_reach_into_pods", streams::into_pods),
     ("two_labs_side_by_side", side_by_side),
     ("a_killed_lab_up_leaves_nothing", killed_half_way),
     ("the_api_can_be_stopped", api),

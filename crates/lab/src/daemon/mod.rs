@@ -6,6 +6,7 @@
 mod agents;
 mod api;
 mod dns;
+mod exec;
 mod given;
 mod lab;
 mod listen;

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 use super::api::PodCredentials;
-use super::{Lab, logs};
+use super::{Lab, exec, logs};
 use crate::plan::{API_PORT, nth};
 
 /// The server, with the tokens that it knows.
@@ -35,6 +35,8 @@ impl Own {
             ]),
             sans: names(lab),
             pod_logs: Some(logs::source(lab)),
+            pod_exec: Some(exec::commands(lab)),
+            pod_ports: Some(exec::ports(lab)),
             ..Config::default()
         };
         let server = Server::new(store.clone(), config)?;

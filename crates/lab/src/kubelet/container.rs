@@ -15,7 +15,7 @@ use super::env::{self, Env, Facts};
 use super::image::Program;
 use super::pod::Sandbox;
 use super::volumes;
-use crate::enter::{ENTERED, Enter, LISTENING};
+use crate::enter::{Bind, ENTERED, Enter, LISTENING};
 
 /// How long a container may take to begin.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,9 +40,12 @@ pub(super) async fn start(
     volumes: &BTreeMap<String, PathBuf>,
 ) -> Result<Started> {
     let env = env::of(kubelet, pod, container, facts).await?;
-    let program = Program::of(container, &env, &kubelet.node);
+    let wanted = container.image.as_deref().unwrap_or_default();
+    let image = kubelet.lab.options.images.iter().find(|image| image.is(wanted));
+    let program = Program::of(container, &env, &kubelet.node, image);
     let mut enter = Enter::of(sandbox.holder.pid(), sandbox.cgroup.clone(), program.argv());
     enter.binds = volumes::binds(pod, container, volumes, kubelet.api.pods.is_some())?;
+    enter.binds.extend(image.map(|image| Bind { source: image.program.clone(), target: image.path(), read_only: true }));
     enter.env = Some(env.clone());
     enter.cwd = container.working_dir.as_ref().filter(|_| matches!(program, Program::Command(_))).map(PathBuf::from);
     enter.notify = true;
