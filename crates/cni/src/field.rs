@@ -22,6 +22,12 @@ impl<'a> Field<'a> {
         Some(self.child(key, value))
     }
 
+    /// The member by its name in any case, the exact one first: as Go reads them. containerd 1.x writes the fields of capabilities in capitals.
+    pub(crate) fn get_any_case(&self, key: &str) -> Option<Field<'a>> {
+        let other = || self.value.as_object()?.keys().find(|name| name.eq_ignore_ascii_case(key));
+        self.get(key).or_else(|| self.get(other()?))
+    }
+
     pub(crate) fn value(&self) -> &'a Value {
         self.value
     }

@@ -1,5 +1,6 @@
 //! What the runtime adds for one container: the capabilities of `runtimeConfig`.
 //!
+//! Field names are read in any case, as Go's decoder does: containerd 1.x writes `ContainerPort` for `containerPort`.
 //! Reference: the CNI project's conventions for plugin capabilities.
 
 use std::net::IpAddr;
@@ -114,20 +115,20 @@ pub(crate) fn each<T>(field: &Field<'_>, parse: impl Fn(&Field<'_>) -> Result<T,
 
 fn parse_port_mapping(field: &Field<'_>) -> Result<PortMapping, CniError> {
     let port = |key: &str, low: u64| -> Result<Option<u16>, CniError> {
-        let Some(member) = field.get(key) else {
+        let Some(member) = field.get_any_case(key) else {
             return Ok(None);
         };
         let number = member.number(low, 65535)?;
         Ok(u16::try_from(number).ok().filter(|port| *port != 0))
     };
-    let protocol = match field.get("protocol") {
+    let protocol = match field.get_any_case("protocol") {
         None => Protocol::Tcp,
         Some(member) => match member.text()?.to_ascii_lowercase().as_str() {
             "" => Protocol::Tcp,
             text => text.parse().map_err(|_| member.wrong("tcp, udp or sctp"))?,
         },
     };
-    let host_ip = match field.get("hostIP") {
+    let host_ip = match field.get_any_case("hostIP") {
         Some(member) if !member.text()?.is_empty() => Some(member.parse::<IpAddr>("an address")?),
         Some(_) | None => None,
     };
@@ -144,11 +145,11 @@ fn parse_port_mapping(field: &Field<'_>) -> Result<PortMapping, CniError> {
 fn parse_bandwidth(field: &Field<'_>) -> Result<Option<Bandwidth>, CniError> {
     let mut bandwidth = Bandwidth::default();
     for (key, member) in field.members()? {
-        let slot = match key {
-            "ingressRate" => &mut bandwidth.ingress_rate_bits,
-            "ingressBurst" => &mut bandwidth.ingress_burst_bits,
-            "egressRate" => &mut bandwidth.egress_rate_bits,
-            "egressBurst" => &mut bandwidth.egress_burst_bits,
+        let slot = match key.to_ascii_lowercase().as_str() {
+            "ingressrate" => &mut bandwidth.ingress_rate_bits,
+            "ingressburst" => &mut bandwidth.ingress_burst_bits,
+            "egressrate" => &mut bandwidth.egress_rate_bits,
+            "egressburst" => &mut bandwidth.egress_burst_bits,
             _ => return Err(member.unsupported("only rates and bursts can be limited")),
         };
         *slot = member.number(0, u64::MAX)?;
@@ -189,7 +190,7 @@ pub(crate) fn parse_dns(field: &Field<'_>) -> Result<Dns, CniError> {
         if member.value().is_null() {
             continue;
         }
-        match key {
+        match key.to_ascii_lowercase().as_str() {
             "nameservers" | "servers" => {
                 dns.nameservers = each(&member, |item| item.parse::<IpAddr>("an address").map(|ip| ip.to_string()))?;
             }
@@ -203,11 +204,14 @@ pub(crate) fn parse_dns(field: &Field<'_>) -> Result<Dns, CniError> {
 }
 
 fn parse_ip_range(field: &Field<'_>) -> Result<IpRange, CniError> {
-    let subnet: IpNet = field.get("subnet").ok_or_else(|| field.wrong("a subnet in it"))?.parse("a subnet like 10.1.0.0/24")?;
+    let subnet: IpNet = field.get_any_case("subnet").ok_or_else(|| field.wrong("a subnet in it"))?.parse("a subnet like 10.1.0.0/24")?;
     let bound = |key: &str| -> Result<Option<IpAddr>, CniError> {
-        let Some(member) = field.get(key) else {
+        let Some(member) = field.get_any_case(key) else {
             return Ok(None);
         };
+        if member.text()?.is_empty() {
+            return Ok(None);
+        }
         let ip: IpAddr = member.parse("an address")?;
         if subnet.contains(&ip) { Ok(Some(ip)) } else { Err(member.wrong(&format!("an address in {subnet}"))) }
     };

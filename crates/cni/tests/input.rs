@@ -120,6 +120,28 @@ fn capabilities_are_read() {
     assert_eq!(config.ip_ranges.len(), 1);
 }
 
+/// What containerd 1.6 sends: its structures have no names for JSON, so that Go writes those of the fields.
+#[test]
+fn capabilities_are_read_in_capitals_too() {
+    let config = parse(&with(
+        "runtimeConfig",
+        json!({
+            "portMappings": [{"HostPort": 54323, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": "127.0.0.1"}],
+            "bandwidth": {"IngressRate": 1000, "IngressBurst": 2000, "EgressRate": 0, "EgressBurst": 0},
+            "dns": {"Servers": ["10.43.0.10"], "Searches": ["svc.cluster.local"], "Options": null},
+            "ipRanges": [[{"Subnet": "10.1.0.0/24", "RangeStart": "10.1.0.5", "RangeEnd": "", "Gateway": ""}]],
+        }),
+    ))
+    .unwrap()
+    .runtime;
+    let [mapping] = config.port_mappings.as_slice() else { panic!("one mapping") };
+    assert_eq!((mapping.host_port, mapping.container_port, mapping.protocol), (Some(54323), 8080, Protocol::Tcp));
+    assert_eq!(mapping.host_ip, Some("127.0.0.1".parse().unwrap()));
+    assert_eq!(config.bandwidth.unwrap().ingress_rate_bits, 1000);
+    assert_eq!((config.dns.nameservers.len(), config.dns.search.len()), (1, 1));
+    assert_eq!(config.ip_ranges[0][0].start, Some("10.1.0.5".parse().unwrap()));
+}
+
 #[test]
 fn the_runtime_goes_before_older_ways_of_asking() {
     let mut config = with("args", json!({"cni": {"ips": ["10.0.0.7"], "mac": "02:00:00:00:00:07"}}));
