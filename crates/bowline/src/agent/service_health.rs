@@ -212,7 +212,7 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_port_that_is_taken_is_tried_again() {
         let taken = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let port = taken.local_addr().unwrap().port();
