@@ -1,4 +1,4 @@
-//! The CNI project's own programs over our plugin: cnitool, which is libcni, in a lab; plugins of theirs chained after ours;
+//! The CNI project's own programs over our plugin: cnitool, which is libcni, in a lab; tests of their plugins with ours in the chain;
 //! and containerd's `ctr run --cni` where a cluster is up.
 
 use std::process::Command;
@@ -15,7 +15,8 @@ pub(crate) const NAME: &str = "cni";
 /// Runs the test program that drives cnitool, with the cnitool of the cache.
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
     let begun = Instant::now();
-    let log = place::results(NAME)?.join("log.txt");
+    let dir = place::results(NAME)?;
+    let log = dir.join("log.txt");
     let mut command = Command::new("cargo");
     command.current_dir(place::repository()).args(["test", "--quiet", "--package", "bowline", "--test", "cnitool"]);
     command.env("CNITOOL", place::program("cnitool", "cni")?);
@@ -31,6 +32,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no word");
         cases.push(Case::failed("(the suite itself)", format!("no case ran: {last}; see {}", log.display()), Duration::ZERO));
     }
+    cases.extend(super::plugins::cases(&dir));
     cases.push(super::ctr::case(&options.cluster));
     cases.retain(|case| options.focus.as_ref().is_none_or(|focus| focus.is_match(&case.name)));
     Ok(Outcome { suite: NAME.into(), seconds: begun.elapsed().as_secs_f64(), cases, ..Outcome::default() })

@@ -68,12 +68,10 @@ where
 
 /// The cases of a report: each selected spec has one, also when the suite ended before it; a setup that failed is a case of its own.
 pub(crate) fn cases(report: &Path, selected: &[&str]) -> Result<Vec<Case>> {
-    let at = || report.display().to_string();
-    let reports: Vec<Report> = serde_json::from_slice(&std::fs::read(report).with_context(at)?).with_context(at)?;
     let mut found = BTreeMap::new();
     let mut others = Vec::new();
     let mut why = String::from("the suite ended before it");
-    for report in reports {
+    for report in read(report)? {
         if let Some(reason) = report.special_suite_failure_reasons.first() {
             why = format!("the suite ended before it: {reason}");
         }
@@ -86,13 +84,28 @@ pub(crate) fn cases(report: &Path, selected: &[&str]) -> Result<Vec<Case>> {
             }
         }
     }
-    // A spec that ginkgo reports as not run without a word is one that it never came to.
-    let ran = |case: Case| !matches!(&case.verdict, Verdict::Skipped(reason) if reason.is_empty());
-    let of_selected = selected.iter().map(|name| match found.remove(*name).filter(|case| ran(case.clone())) {
+    let of_selected = selected.iter().map(|name| match found.remove(*name).filter(was_reached) {
         Some(case) => case,
         None => Case::failed(*name, &why, Duration::ZERO),
     });
     Ok(of_selected.chain(others).collect())
+}
+
+/// The cases of a report of which all that was selected is wanted.
+pub(crate) fn all_cases(report: &Path) -> Result<Vec<Case>> {
+    let specs = read(report)?.into_iter().flat_map(|report| report.spec_reports);
+    let cases = specs.filter(|spec| spec.leaf_node_type == "It" || spec.state == "failed").map(|spec| spec.case());
+    Ok(cases.filter(was_reached).collect())
+}
+
+/// A spec that ginkgo reports as not run without a word is one that it never came to.
+fn was_reached(case: &Case) -> bool {
+    !matches!(&case.verdict, Verdict::Skipped(reason) if reason.is_empty())
+}
+
+fn read(report: &Path) -> Result<Vec<Report>> {
+    let at = || report.display().to_string();
+    serde_json::from_slice(&std::fs::read(report).with_context(at)?).with_context(at)
 }
 
 impl Spec {
@@ -162,6 +175,8 @@ impl Progress {
         let mark = if failed { '✗' } else { '✓' };
         // What follows the name in brackets are the labels, which are in it, too.
         let name = name.trim().rsplit_once(" [").map_or(name.trim(), |(name, _)| name);
+        // A failed one has its leaf marked.
+        let name = name.replacen(" [It] ", " ", 1);
         format!("{mark} {}/{} ({} failed) {time:>9}  {name}", self.done, self.total, self.failed)
     }
 }
@@ -230,7 +245,7 @@ mod tests {
             "chatter",
             rule,
             "• [FAILED] [61.000 seconds]",
-            "[sig-network] B [x, y]",
+            "[sig-network] [It] B [x, y]",
         ];
         let said: Vec<String> = beside.iter().filter_map(|line| progress.hear(line)).collect();
         assert_eq!(said, ["✓ 1/3 (0 failed)   0.015 s  [sig-network] A", "✗ 2/3 (1 failed)  61.000 s  [sig-network] B"]);

@@ -11,6 +11,7 @@ mod ginkgo;
 mod lab;
 mod outcome;
 mod place;
+mod plugins;
 mod skips;
 mod table;
 

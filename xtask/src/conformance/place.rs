@@ -34,6 +34,11 @@ pub(crate) fn program(name: &str, group: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Whether a program is on the search path.
+pub(crate) fn installed(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}
+
 /// Where a suite leaves its logs and reports.
 pub(crate) fn results(suite: &str) -> Result<PathBuf> {
     let dir = repository().join("target/conformance").join(suite);
