@@ -191,7 +191,8 @@ pub fn health_checks(world: &World, node: &str) -> BTreeMap<u16, (String, usize)
             let here = slice.endpoints.iter().filter(|e| e.node_name.as_deref() == Some(node) && is_ready(service, e));
             ready.extend(here.filter_map(|e| address(e, family)));
         }
-        told.entry(port).or_insert((name.to_string(), ready.len()));
+        let v4 = ready.iter().filter(|ip| ip.is_ipv4()).count();
+        told.entry(port).or_insert((name.to_string(), v4.max(ready.len() - v4)));
     }
     told
 }

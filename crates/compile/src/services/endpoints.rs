@@ -132,10 +132,12 @@ impl Endpoints {
         }
     }
 
-    /// Addresses on this node at which the service is ready, whatever the port.
+    /// Addresses on this node at which the service is ready, whatever the port; of the family that has more, so that a pod of two families
+    /// counts once.
     pub(crate) fn ready_here(&self) -> usize {
         let here = self.by_port.values().flatten().filter(|(_, state)| state.local.ready);
-        here.map(|(endpoint, _)| endpoint.ip).collect::<BTreeSet<IpAddr>>().len()
+        let (v4, v6): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = here.map(|(endpoint, _)| endpoint.ip).partition(IpAddr::is_ipv4);
+        v4.len().max(v6.len())
     }
 }
 

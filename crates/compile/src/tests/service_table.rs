@@ -159,6 +159,8 @@ fn load_balancers_are_told_of_ready_endpoints_here() {
     assert_eq!(told("external=Local health=31000", endpoints), ["31000 shop/api 2"]);
     assert_eq!(told("external=Local health=31000", "10.42.1.3@n1!draining 10.42.2.2@n2"), ["31000 shop/api 0"]);
     assert_eq!(told("external=Local health=31000 +unready", "10.42.1.4@n1!unready"), ["31000 shop/api 1"]);
+    let dual = "10.42.1.1@n1\nslice shop/api-6 of=api :http:80/tcp fd42:1::1@n1 fd42:1::2@n1";
+    assert_eq!(told("external=Local health=31000", dual), ["31000 shop/api 2"], "pods count, not addresses");
     assert_eq!(told("health=31000", endpoints), [""; 0], "all nodes answer alike");
     assert_eq!(told("external=Local", endpoints), [""; 0]);
 }
