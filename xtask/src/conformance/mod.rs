@@ -10,6 +10,7 @@ mod e2e;
 mod ginkgo;
 mod lab;
 mod outcome;
+mod peers;
 mod place;
 mod plugins;
 mod skips;
@@ -24,7 +25,7 @@ use regex::Regex;
 use outcome::Outcome;
 use place::Cluster;
 
-/// Suites in the order in which they run, each with what it is.
+/// Suites in the order in which they run, each with what it is. `peers` measures and runs only when it is asked for.
 const SUITES: &[(&str, &str)] = &[
     (cni::NAME, "the CNI project's cnitool and plugins, over our plugin in a lab"),
     (lab::NAME, "the lab's agents and pods against a real API server"),
@@ -32,11 +33,12 @@ const SUITES: &[(&str, &str)] = &[
     ("network", "Kubernetes e2e: the rest of [sig-network]"),
     ("netpol", "Kubernetes e2e: [sig-network] Netpol"),
     (cyclonus::NAME, "truth tables of network policies"),
+    (peers::NAME, "measurements beside kube-proxy, CoreDNS and flannel"),
 ];
 
-/// Runs the outside suites and prints a table; without names all.
+/// Runs the outside suites and prints a table; without names all but `peers`.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask conformance", after_help = "Suites: cni, lab, conformance, network, netpol, cyclonus")]
+#[command(name = "cargo xtask conformance", after_help = "Suites: cni, lab, conformance, network, netpol, cyclonus, peers")]
 pub(crate) struct Options {
     /// Suites to run
     suites: Vec<String>,
@@ -86,7 +88,7 @@ fn wanted(words: &[String]) -> Result<Vec<&'static str>> {
         bail!("no suite is called `{unknown}`; there are\n{}", known.join("\n"));
     }
     let all = SUITES.iter().map(|(name, _)| *name);
-    Ok(all.filter(|name| words.is_empty() || words.iter().any(|word| word == name)).collect())
+    Ok(all.filter(|name| if words.is_empty() { *name != peers::NAME } else { words.iter().any(|word| word == name) }).collect())
 }
 
 fn run_all(wanted: &[&'static str], options: &Options) -> Vec<Outcome> {
@@ -97,6 +99,7 @@ fn run_all(wanted: &[&'static str], options: &Options) -> Vec<Outcome> {
         let outcome = match *name {
             cni::NAME => cni::run(options),
             lab::NAME => lab::run(),
+            peers::NAME => peers::run(),
             name => on_cluster(name, &mut cluster, options),
         };
         outcomes.push(outcome.unwrap_or_else(|error| Outcome::absent(name, &format!("{error:#}"))));
@@ -134,6 +137,7 @@ mod tests {
         let of = |words: &[&str]| wanted(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
         assert_eq!(of(&[]).unwrap(), ["cni", "lab", "conformance", "network", "netpol", "cyclonus"]);
         assert_eq!(of(&["netpol", "cni"]).unwrap(), ["cni", "netpol"]);
+        assert_eq!(of(&["peers"]).unwrap(), ["peers"]);
         assert!(format!("{:#}", of(&["nope"]).unwrap_err()).contains("cyclonus"));
     }
 }
