@@ -25,10 +25,19 @@ pub(super) fn all(table: &Table) -> Vec<Fault> {
             walk(table, name, base.kind, base.hook, 0, &mut seen, &mut faults);
         }
     }
+    for name in table.chains.keys().chain(table.sets.keys()).filter(|name| !is_name(name)) {
+        faults.insert(Fault { chain: name.clone(), what: "cannot be a name".to_owned() });
+    }
     for (name, set) in &table.sets {
         faults.extend(element_faults(table, set).into_iter().map(|what| Fault { chain: format!("(set {name})").into(), what }));
     }
     faults.into_iter().collect()
+}
+
+/// As the driver takes them, and `nft` prints them without quotation marks.
+fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/');
+    (1..256).contains(&name.len()) && name.bytes().all(fits)
 }
 
 fn bytes(fields: &[Field]) -> usize {
