@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::cluster::component;
 use crate::cluster::down::Record;
 use crate::cluster::kubectl::{Kubectl, condition, items, text};
-use crate::cluster::lab::{Lab, succeed};
+use crate::cluster::lab::{self, Lab, succeed};
 use crate::cluster::place::Place;
 use crate::cluster::screen::Screen;
 use crate::cluster::{images, install, up};
@@ -25,10 +25,8 @@ fn require(name: &str) -> Result<(Place, Record)> {
 /// The machines of a cluster that has some.
 fn require_machines(name: &str) -> Result<(Place, Record, Lab)> {
     let (place, record) = require(name)?;
-    if record.plan.nodes.is_empty() {
-        bail!("{name} is a control plane alone: it has no nodes");
-    }
-    let lab = Lab::of(name)?;
+    let Some(binary) = record.binary.clone() else { bail!("{name} is a control plane alone: it has no nodes") };
+    let lab = Lab::of(name, &lab::any_binary(&binary)?);
     Ok((place, record, lab))
 }
 
@@ -54,7 +52,7 @@ pub(crate) fn status(name: &str) -> Result<bool> {
     writeln!(output, "pods     {}/{} ready or done", items(&pods).len() - bad_pods.len(), items(&pods).len())?;
     // What was killed on purpose counts too: it is said, and is no fault.
     for (component, times) in component::restarts(&place)? {
-        writeln!(output, "{component} was started again {times} times; see {}", place.log(&component).display())?;
+        writeln!(output, "{component} was started again, {}; see {}", up::counted(times, "time"), place.log(&component).display())?;
     }
     for bad in bad_nodes.iter().map(|node| (*node).to_owned()).chain(bad_pods.iter().cloned()) {
         writeln!(output, "not ready: {bad}")?;
@@ -100,9 +98,10 @@ pub(crate) fn install(name: &str, image: Option<&Path>) -> Result<bool> {
 pub(crate) fn restart(name: &str, wanted: &str) -> Result<bool> {
     let (place, record) = require(name)?;
     let on_node = |node: &str| -> Result<()> {
+        let (_, _, lab) = require_machines(name)?;
         let file = component::pid_file_in_node(wanted);
         let script = format!("kill -KILL \"$(cat '{}')\"", file.display());
-        Lab::of(name)?.run(node, &["sh", "-c", &script], None).map(|_| ())
+        lab.run(node, &["sh", "-c", &script], None).map(|_| ())
     };
     match (wanted.split_once('/'), record.plan.nodes.first()) {
         (Some((node, _)), _) => on_node(node)?,

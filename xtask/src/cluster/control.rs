@@ -86,8 +86,8 @@ fn server(place: &Place, plan: &Plan, bind: &str) -> Component {
         ("requestheader-extra-headers-prefix", "X-Remote-Extra-".to_owned()),
         ("requestheader-group-headers", "X-Remote-Group".to_owned()),
         ("requestheader-username-headers", "X-Remote-User".to_owned()),
-        // It asks etcd for its progress, which Debian's 3.4 does not tell; without the answer it waits, and complains.
-        ("feature-gates", "SizeBasedListCostEstimate=false".to_owned()),
+        // Both ask etcd for its progress, which Debian's 3.4 does not tell; without the answer they wait, and complain.
+        ("feature-gates", "SizeBasedListCostEstimate=false,DetectCacheInconsistency=false".to_owned()),
         ("profiling", "false".to_owned()),
     ]);
     built("kube-apiserver", &arguments)

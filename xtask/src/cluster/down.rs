@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -9,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::component::{Session, start_of};
-use crate::cluster::lab::Lab;
+use crate::cluster::lab::{self, Lab};
 use crate::cluster::node;
 use crate::cluster::place::Place;
 use crate::cluster::plan::Plan;
@@ -19,6 +20,8 @@ use crate::cluster::plan::Plan;
 pub(crate) struct Record {
     /// Addresses and ports.
     pub(crate) plan: Plan,
+    /// The binary that made the lab, and by which it is driven; none for a control plane alone.
+    pub(crate) binary: Option<PathBuf>,
     /// Processes of this machine that are the cluster's: those of a control plane alone.
     pub(crate) sessions: Vec<Session>,
     /// Whether `up` came to its end.
@@ -55,8 +58,8 @@ pub(crate) fn sweep(place: &Place, keep_logs: bool) -> Result<bool> {
         end(session)?;
     }
     // Without a record, or for a control plane alone, a lab of this name is somebody else's.
-    if record.as_ref().is_some_and(|record| !record.plan.nodes.is_empty()) {
-        Lab::of(&place.name)?.down()?;
+    if let Some(recorded) = record.as_ref().and_then(|record| record.binary.as_deref()) {
+        Lab::of(&place.name, &lab::any_binary(recorded)?).down()?;
     }
     let cgroups = node::remove_cgroups(&place.name)?;
     let files = place.directory().exists();

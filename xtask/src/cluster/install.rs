@@ -13,6 +13,7 @@ use crate::cluster::lab::Lab;
 use crate::cluster::place::{self, Place};
 use crate::cluster::plan::Plan;
 use crate::cluster::screen::{Screen, until};
+use crate::cluster::up::counted;
 use crate::image::Profile;
 
 /// How long a network may take until all nodes are Ready.
@@ -63,7 +64,7 @@ fn standing(kubectl: &Kubectl) -> Result<String, String> {
     }
     match items(&sets).iter().find(|set| !rolled_out(set)) {
         Some(set) => Err(format!("DaemonSet {} is not rolled out", text(set, "/metadata/name"))),
-        None => Ok(format!("{} nodes Ready, {} DaemonSets", items(&nodes).len(), items(&sets).len())),
+        None => Ok(format!("{} Ready, {}", counted(items(&nodes).len(), "node"), counted(items(&sets).len(), "DaemonSet"))),
     }
 }
 

@@ -20,16 +20,9 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// The lab of the cluster `name`, driven by `BOWLINE_BIN`, the binary beside this one, or one that is built now.
-    pub(crate) fn of(name: &str) -> Result<Lab> {
-        let binary = match std::env::var_os("BOWLINE_BIN").filter(|path| !path.is_empty()) {
-            Some(given) => PathBuf::from(given),
-            None => beside()?,
-        };
-        if !binary.is_file() {
-            build()?;
-        }
-        Ok(Lab { name: name.to_owned(), binary })
+    /// The lab of the cluster `name`, driven by that binary.
+    pub(crate) fn of(name: &str, binary: &Path) -> Lab {
+        Lab { name: name.to_owned(), binary: binary.to_owned() }
     }
 
     /// Whether it is up.
@@ -89,24 +82,35 @@ impl Lab {
     }
 }
 
-/// The binary in the directory of this one.
-fn beside() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("find this program")?;
-    own.parent().map(|directory| directory.join("bowline")).context("this program is in no directory")
+/// cargo's target directory for this workspace.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| place::repository().join("target"), PathBuf::from)
 }
 
-/// Builds the binary that the lab is part of, into the target directory that this program is in.
-pub(crate) fn build() -> Result<()> {
-    let own = std::env::current_exe().context("find this program")?;
-    let target = own.ancestors().nth(2).context("this program is in no target directory")?;
+/// The binary that `BOWLINE_BIN` names.
+fn given() -> Option<PathBuf> {
+    std::env::var_os("BOWLINE_BIN").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// The binary to make a lab with: the one that is given, or the tree's, built as it is now.
+pub(crate) fn binary() -> Result<PathBuf> {
+    if let Some(given) = given() {
+        return Ok(given);
+    }
     let mut command = Command::new("cargo");
-    command.args(["build", "--quiet", "--package", "bowline", "--target-dir"]).arg(target);
-    command.current_dir(place::repository()).stdin(Stdio::null());
+    command.args(["build", "--quiet", "--package", "bowline"]).current_dir(place::repository()).stdin(Stdio::null());
     let status = command.status().context("run cargo build")?;
     if !status.success() {
         bail!("cargo build --package bowline: {status}");
     }
-    Ok(())
+    Ok(target().join("debug/bowline"))
+}
+
+/// Any binary that can find a lab by its name: the one that made it, or another that is there. Nothing is built.
+pub(crate) fn any_binary(recorded: &Path) -> Result<PathBuf> {
+    let built = ["debug", "release"].map(|profile| target().join(profile).join("bowline"));
+    let mut all = std::iter::once(recorded.to_owned()).chain(given()).chain(built);
+    all.find(|path| path.is_file()).context("no bowline binary is there to drive the lab: run cargo build, or set BOWLINE_BIN")
 }
 
 /// Runs a command to its end; its standard output, or an error with what it said.

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<bool> {
         writeln!(std::io::stdout(), "Cluster {} is up already.", place.name)?;
         return next(&place, &record.plan).map(|()| true);
     }
-    programs(&screen, !args.named.control_plane_only)?;
+    programs(&screen)?;
     down::sweep(&place, false).context("remove what an earlier cluster left")?;
     place.make()?;
     let mut step = if args.named.control_plane_only { "control" } else { "machines" };
@@ -57,7 +57,10 @@ pub(crate) fn is_up(place: &Place, record: &Record) -> Result<bool> {
     if record.plan.nodes.is_empty() {
         return Ok(record.sessions.iter().all(|session| component::start_of(session.pid) == Some(session.started_ticks)));
     }
-    Lab::of(&place.name)?.is_up()
+    match &record.binary {
+        Some(binary) => Lab::of(&place.name, &lab::any_binary(binary)?).is_up(),
+        None => Ok(false),
+    }
 }
 
 /// What to do with a cluster that is up.
@@ -75,7 +78,7 @@ fn next(place: &Place, plan: &Plan) -> Result<()> {
 }
 
 /// Sees that every program is there; builds what is not.
-fn programs(screen: &Screen, machines: bool) -> Result<()> {
+fn programs(screen: &Screen) -> Result<()> {
     let directory = place::programs();
     if BUILT.iter().any(|name| !directory.join(name).is_file()) {
         let mut build = Command::new(place::repository().join("conformance/build"));
@@ -93,9 +96,6 @@ fn programs(screen: &Screen, machines: bool) -> Result<()> {
     if !missing.is_empty() {
         bail!("not installed: {}; run: scripts/packages cluster", missing.join(", "));
     }
-    if machines && std::env::var_os("BOWLINE_BIN").is_none() {
-        lab::build()?;
-    }
     let version = lab::succeed(Command::new(directory.join("kube-apiserver")).arg("--version"))?;
     screen.good("programs", version.trim());
     Ok(())
@@ -104,6 +104,7 @@ fn programs(screen: &Screen, machines: bool) -> Result<()> {
 /// A cluster of machines.
 fn cluster(args: &UpArgs, place: &Place, screen: &Screen, step: &mut &'static str) -> Result<Plan> {
     node::check_machine()?;
+    let binary = lab::binary()?;
     let plan = Plan::of_nodes(args.nodes, &args.pod_cidr, &args.service_cidr, &args.node_port_range)?;
     let (listener, url) = relay::door()?;
     // Everything that nodes read is written before there are any: their roots are overlays over this machine's.
@@ -113,12 +114,12 @@ fn cluster(args: &UpArgs, place: &Place, screen: &Screen, step: &mut &'static st
         node::configure(place, &plan, one)?;
         node::make_cgroups(&place.name, &one.name)?;
     }
-    let mut record = Record { plan: plan.clone(), sessions: Vec::new(), complete: false };
+    let mut record = Record { plan: plan.clone(), binary: Some(binary.clone()), sessions: Vec::new(), complete: false };
     record.write(place)?;
-    let lab = Lab::of(&place.name)?;
+    let lab = Lab::of(&place.name, &binary);
     lab.up(args.nodes)?;
     plan.nodes.iter().try_for_each(|one| node::prepare(&lab, one))?;
-    screen.good("machines", &format!("{} nodes, one LAN, both families", plan.nodes.len()));
+    screen.good("machines", &format!("{}, one LAN, both families", counted(plan.nodes.len(), "node")));
 
     *step = "control";
     let first = plan.nodes.first().context("a cluster of no nodes")?;
@@ -165,6 +166,11 @@ fn cluster(args: &UpArgs, place: &Place, screen: &Screen, step: &mut &'static st
     record.complete = true;
     record.write(place)?;
     Ok(plan)
+}
+
+/// A number with its noun.
+pub(crate) fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Waits until the server says that it is ready, and gives up at once if a component has ended.
@@ -215,7 +221,7 @@ fn alone(args: &UpArgs, place: &Place, screen: &Screen) -> Result<Plan> {
     let plan = Plan::alone(args.advertise_address, args.dual_stack, &args.pod_cidr, &args.service_cidr, &args.node_port_range, ports)?;
     let url = format!("https://127.0.0.1:{}", ports.server);
     pki::make(place, &plan, &url)?;
-    let mut record = Record { plan: plan.clone(), sessions: Vec::new(), complete: false };
+    let mut record = Record { plan: plan.clone(), binary: None, sessions: Vec::new(), complete: false };
     let stand = Stand { bind: "127.0.0.1", data: place.directory().join("etcd") };
     let components: Vec<Component> = control::components(place, &plan, &stand);
     for component in &components {
