@@ -73,7 +73,6 @@ pub(crate) async fn explain_silence(client: Client, url: String, teller: Teller)
 
 async fn ask(client: &Client, url: &str, teller: &Teller) {
     tokio::time::sleep(PATIENCE).await;
-    let mut told = String::new();
     loop {
         let answer = tokio::time::timeout(ASK_EVERY, client.apiserver_version()).await;
         let problem = match answer {
@@ -86,11 +85,6 @@ async fn ask(client: &Client, url: &str, teller: &Teller) {
             Ok(Err(error)) => unreachable(url, &causes(&error)),
             Err(_) => unreachable(url, "no answer within 10 s"),
         };
-        let text = problem.to_string();
-        if text != told {
-            tracing::error!(server = url, why = problem.why, fix = problem.fix, "{}", problem.what);
-            told = text;
-        }
         teller.house.set(Topic::Api, problem);
         tokio::time::sleep(ASK_EVERY).await;
     }

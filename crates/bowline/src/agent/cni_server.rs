@@ -31,6 +31,9 @@ use super::turn::Published;
 /// How long ADD waits for the pod to be known and its policy to be in force before the runtime is told to try again.
 const POLICY_WAIT: Duration = Duration::from_secs(20);
 
+/// How long ADD waits for an agent that has just started: a pod that comes while one replaces another should not be held up by a retry.
+const START_WAIT: Duration = Duration::from_secs(10);
+
 /// How long DEL waits for the kernel to let go before the address is kept back instead.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);
 
@@ -174,7 +177,10 @@ impl CniServer {
         {
             return Ok(CniResult::default());
         }
-        self.status().map_err(|e| again(e.msg, e.details))?;
+        let serves = |applied: &Applied| applied.intent.routes.local.as_ref().is_some_and(|local| !local.pod_cidrs.is_empty());
+        if self.wait_applied(START_WAIT, serves).is_err() {
+            self.status().map_err(|e| again(e.msg, e.details))?;
+        }
         let key = AttachmentKey::new(&request.container_id, &request.ifname);
         let record = self.record(request, &key)?;
         let done = self.attach(&record, netns);

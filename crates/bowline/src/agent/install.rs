@@ -16,6 +16,9 @@ pub(crate) const CONF_NAME: &str = "05-bowline.conflist";
 /// Name of the plugin's executable, which is this one under another name.
 pub(crate) const PLUGIN_NAME: &str = "bowline-cni";
 
+/// How long the plugin waits for an agent that is just being replaced, in milliseconds.
+const CONNECT_MS: u64 = 10_000;
+
 /// How much of two files is compared at a time.
 const COMPARED_BYTES: usize = 64 << 10;
 
@@ -57,6 +60,7 @@ fn conflist(config: &AgentConfig) -> Vec<u8> {
             "type": PLUGIN_NAME,
             "socket": config.run_dir.join("cni.sock"),
             "stateDir": config.state_dir,
+            "connectTimeoutMs": CONNECT_MS,
             "capabilities": { "portMappings": true, "ips": true, "mac": true },
         }],
     });

@@ -74,7 +74,8 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let turn = Turn::new(settings(&config), heard, published_to, names_to);
     let channels = Channels { changes: changes.clone(), published: published.clone(), applied: applied.clone() };
     let cni = Arc::new(CniServer::open(&config.state_dir, channels).await.with_context(|| config.state_dir.display().to_string())?);
-    tasks.spawn(turn.run());
+    // Others hold senders of changes for as long as the process lives, so the turn does not end by itself.
+    tasks.spawn(until(stop.clone(), turn.run()));
     tasks.spawn(service_health::serve(applied.clone(), stop.clone()));
 
     let kernel = start_kernel_thread(&config, applied_to, published.clone(), &stop)?;
