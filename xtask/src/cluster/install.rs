@@ -19,6 +19,9 @@ use crate::image::Profile;
 /// How long a network may take until all nodes are Ready.
 const LIMIT: Duration = Duration::from_secs(180);
 
+/// The networks from which a service may claim external addresses.
+const EXTERNAL: &str = r#"[203.0.113.0/24, "2001:db8:113::/64"]"#;
+
 /// Imports the image, applies the manifest and waits until nodes are Ready and every DaemonSet stands.
 pub(crate) fn run(lab: &Lab, place: &Place, plan: &Plan, image: Option<&Path>, screen: &Screen) -> Result<()> {
     let archive = match image {
@@ -39,17 +42,22 @@ pub(crate) fn run(lab: &Lab, place: &Place, plan: &Plan, image: Option<&Path>, s
     Ok(())
 }
 
-/// The manifest with this cluster's API server, which an operator puts in by hand.
+/// The manifest with what an operator puts in by hand: this cluster's API server, and the addresses that services may claim as external.
+/// Those are the lab's outside (RFC 5737, RFC 3849), which the suites' ExternalIP case asks for too; nobody else is in there.
 fn fitted(manifest: &str, plan: &Plan) -> String {
     let server = format!("https://{}:{}", plan.advertise, plan.ports.server);
-    let line = |line: &str| {
+    let mut lines = Vec::new();
+    for line in manifest.lines() {
+        let indent = line.len() - line.trim_start().len();
         let bare = line.trim_start().trim_start_matches('#').trim_start();
-        match bare.strip_prefix("apiServer:") {
-            Some(_) => format!("{}apiServer: {server}", &line[..line.len() - line.trim_start().len()]),
-            None => line.to_owned(),
+        if bare.starts_with("apiServer:") {
+            lines.push(format!("{:indent$}apiServer: {server}", ""));
+            lines.push(format!("{:indent$}externalIPs: {EXTERNAL}", ""));
+        } else if !bare.starts_with("externalIPs:") {
+            lines.push(line.to_owned());
         }
-    };
-    manifest.lines().map(line).collect::<Vec<_>>().join("\n") + "\n"
+    }
+    lines.join("\n") + "\n"
 }
 
 /// What stands, or what is waited for.
@@ -96,8 +104,10 @@ mod tests {
     #[test]
     fn the_manifest_gets_this_clusters_server() {
         let plan = Plan::of_nodes(1, &[], &[], "1-2").unwrap();
-        let manifest = "data:\n  x: |\n    # apiServer: https://HOST:6443\n    backend: vxlan\n";
-        assert_eq!(fitted(manifest, &plan), "data:\n  x: |\n    apiServer: https://192.168.200.11:6443\n    backend: vxlan\n");
+        let manifest = "data:\n  x: |\n    # apiServer: https://HOST:6443\n    # externalIPs: []\n    backend: vxlan\n";
+        let server = "    apiServer: https://192.168.200.11:6443\n";
+        let external = "    externalIPs: [203.0.113.0/24, \"2001:db8:113::/64\"]\n";
+        assert_eq!(fitted(manifest, &plan), format!("data:\n  x: |\n{server}{external}    backend: vxlan\n"));
     }
 
     #[test]
