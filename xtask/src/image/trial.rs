@@ -168,19 +168,20 @@ impl Runtime {
 
     /// The product answers names, and finds one by glibc's resolver, both in containers that hold nothing but the image.
     fn name(&self, directory: &Path) -> Result<String> {
-        let file = |name: &str, text: &str, to: &str| -> Result<String> {
-            let path = directory.join(name);
+        // ctr shows a container in the host's network the host's two files, and the host is this mount namespace.
+        for (text, to) in [("nameserver 127.0.0.1\nsearch example.test\n", "/etc/resolv.conf"), ("192.0.2.99 filed\n", "/etc/hosts")] {
+            let path = directory.join(to.trim_start_matches("/etc/"));
             std::fs::write(&path, text)?;
-            Ok(format!("type=bind,src={},dst={to},options=rbind:ro", path.display()))
-        };
-        let corefile = file("Corefile", COREFILE, "/Corefile")?;
-        let resolv = file("resolv.conf", "nameserver 127.0.0.1\nsearch example.test\n", "/etc/resolv.conf")?;
-        let hosts = file("hosts", "192.0.2.99 filed\n", "/etc/hosts")?;
-        let server = ["run", "--detach", "--net-host", "--mount", &corefile, super::NAME, "dns", "/bowline", "dns", "-conf", "/Corefile"];
+            ensure!(Command::new("mount").arg("--bind").arg(&path).arg(to).status()?.success(), "mount --bind over {to} failed");
+        }
+        let corefile = directory.join("Corefile");
+        std::fs::write(&corefile, COREFILE)?;
+        let mount = format!("type=bind,src={},dst=/Corefile,options=rbind:ro", corefile.display());
+        let server = ["run", "--detach", "--net-host", "--mount", &mount, super::NAME, "dns", "/bowline", "dns", "-conf", "/Corefile"];
         self.ctr(&server)?;
         let ask = |name: &str| {
-            let client = ["run", "--rm", "--net-host", "--mount", &resolv, "--mount", &hosts, super::NAME, "client"];
-            self.ctr(&[client.as_slice(), &["/bowline", "probe", "name", name]].concat()).map(|output| said(&output))
+            let client = ["run", "--rm", "--net-host", super::NAME, "client", "/bowline", "probe", "name", name];
+            self.ctr(&client).map(|output| said(&output))
         };
         let begin = Instant::now();
         let found = loop {
