@@ -84,6 +84,10 @@ fn default_service(service: &mut Value) {
     for port in list_mut(service, "/spec/ports") {
         let port = as_map(port);
         set_default(port, "protocol", "TCP");
+        // Clients in Go write it although nobody has set it.
+        if port.get("targetPort").is_some_and(|target| *target == json!(0) || *target == json!("")) {
+            port.remove("targetPort");
+        }
         if let Some(number) = port.get("port").cloned() {
             set_default(port, "targetPort", number);
         }

@@ -54,6 +54,8 @@ fn services_get_what_clients_count_on() {
     check_default(SERVICE, sticky, "/spec/sessionAffinityConfig/clientIP/timeoutSeconds", json!(10_800));
     let named = service(json!({"ports": [{"port": 80, "targetPort": "web", "protocol": "SCTP"}]}));
     check_default(SERVICE, named, "/spec/ports/0/targetPort", json!("web"));
+    let unset = service(json!({"ports": [{"port": 80, "targetPort": 0}]}));
+    check_default(SERVICE, unset, "/spec/ports/0/targetPort", json!(80));
 }
 
 #[test]

@@ -55,10 +55,13 @@ impl Connection {
     /// Carries one stream of bytes: the messages one after another.
     pub(crate) fn tunnel(transport: impl AsyncRead + AsyncWrite + Send + 'static) -> (Self, DuplexStream) {
         let (theirs, ours) = tokio::io::duplex(PIPE_BYTES);
-        let connection = Self::open(transport, |spawner, mut frames| async move {
+        let connection = Self::open(transport, |spawner, mut frames| {
+            // Before anything can be finished: a link that has no pump yet would be taken for one whose pumps are done.
             let inlet = inlet(&spawner, ours, None);
-            while let Some(payload) = next(&mut frames, &spawner.sender).await {
-                inlet.push(payload.1).await;
+            async move {
+                while let Some((_, payload)) = next(&mut frames, &spawner.sender).await {
+                    inlet.push(payload).await;
+                }
             }
         });
         (connection, theirs)
