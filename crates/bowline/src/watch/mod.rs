@@ -1,109 +1,84 @@
-//! The API server's events as [`Change`]s, in one bounded channel.
+//! The API server's events as [`Change`]s, in one bounded channel; and what becomes of them when the server is in trouble.
 //!
-//! Invariant: what leaves here is only what the API said; nothing is ever deleted because a connection broke. A list that is read anew
-//! arrives as one `Replace`, so that what is missing from it is gone at once and what stays never blinks.
+//! | trouble | what is done |
+//! |---|---|
+//! | stopped, refused, no way there, 401, 429, 5xx | one question at a time for all kinds, every 2 to 3.5 s, later if the server says so (`line`) |
+//! | connection dead without a word | found by pings within 15 s, by TCP's probes within 20 s (`transport`) |
+//! | silent though connected | the watch is taken up anew after 150 s (`events`) |
+//! | an answer cut off, too slow, or no list at all | dropped as a whole and asked for again (`list`) |
+//! | 410, in a watch or a list | listed anew: first from memory, not older than what was seen; then the newest |
+//! | 401 | credentials are read anew from their files (`transport`) |
+//! | a list that is older, or lacks things and comes from a cluster without this node | asked for again, believed after a minute (`doubt`) |
+//!
+//! A server's return costs it one resumed watch for each of the six kinds and node; if it has forgotten where the watches were, a list
+//! for each as well, answered from memory, and a look at the node's own object for each list that takes something away.
+//!
+//! Invariant: what leaves here is only what the API said; nothing is ever deleted because of trouble. A list that is read anew arrives as
+//! one `Replace`, so that what is missing from it is gone at once and what stays never blinks.
 
+mod doubt;
+mod events;
+mod follow;
+mod line;
+mod list;
+#[cfg(test)]
+mod tests;
+mod time;
+mod transport;
+mod trouble;
+mod version;
 mod watched;
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use bowline_compile::world::Change;
-use futures::{StreamExt, pin_mut};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client};
+use kube::Client;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use watched::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, Watchable, Watched};
+pub(crate) use watched::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, Watchable};
 
-/// Seconds after which the API server is asked to end a watch; it is then taken up again where it stopped.
-const WATCH_SECONDS: u32 = 240;
+use follow::Follower;
+use line::Line;
 
-/// Starts a watch of every kind that the world is made of.
-pub(crate) fn start(client: &Client, changes: &mpsc::Sender<Change>, tasks: &TaskTracker, stop: &CancellationToken) {
-    watch::<Node>(client, changes, tasks, stop);
-    watch::<Namespace>(client, changes, tasks, stop);
-    watch::<Pod>(client, changes, tasks, stop);
-    watch::<Service>(client, changes, tasks, stop);
-    watch::<EndpointSlice>(client, changes, tasks, stop);
-    watch::<NetworkPolicy>(client, changes, tasks, stop);
+/// Starts a watch of every kind that the world is made of, for the agent of the node of that name.
+pub(crate) fn start(client: &Client, node: &str, changes: &mpsc::Sender<Change>, tasks: &TaskTracker, stop: &CancellationToken) {
+    let source = Source { line: Arc::new(Line::new(client.clone())), node: node.into(), changes, tasks, stop };
+    source.follow::<Node>();
+    source.follow::<Namespace>();
+    source.follow::<Pod>();
+    source.follow::<Service>();
+    source.follow::<EndpointSlice>();
+    source.follow::<NetworkPolicy>();
 }
 
-fn watch<T: Watchable>(client: &Client, changes: &mpsc::Sender<Change>, tasks: &TaskTracker, stop: &CancellationToken) {
-    let (api, changes, stop) = (Api::<Watched<T>>::all(client.clone()), changes.clone(), stop.clone());
-    tasks.spawn(async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = follow(api, changes) => {}
-        }
-    });
+/// What the watches have in common.
+struct Source<'a> {
+    line: Arc<Line>,
+    node: Arc<str>,
+    changes: &'a mpsc::Sender<Change>,
+    tasks: &'a TaskTracker,
+    stop: &'a CancellationToken,
 }
 
-async fn follow<T: Watchable>(api: Api<Watched<T>>, changes: mpsc::Sender<Change>) {
-    let config = watcher::Config::default().timeout(WATCH_SECONDS).any_semantic();
-    let events = watcher::watcher(api, config).default_backoff();
-    pin_mut!(events);
-    let (mut listing, mut away) = (Vec::new(), false);
-    while let Some(event) = events.next().await {
-        match &event {
-            Ok(_) if std::mem::take(&mut away) => tracing::info!(kind = T::PLURAL, "watch resumed"),
-            Err(error) if !std::mem::replace(&mut away, true) => {
-                tracing::warn!(kind = T::PLURAL, %error, "watch interrupted; what is in force stays");
+impl Source<'_> {
+    fn follow<T: Watchable>(&self) {
+        let follower = Follower::<T>::new(self.line.clone(), self.node.clone(), self.changes.clone());
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                _over = follower.run() => {}
             }
-            Ok(_) | Err(_) => {}
-        }
-        let Ok(event) = event else { continue };
-        for change in changes_of(event, &mut listing) {
-            if changes.send(change).await.is_err() {
-                return;
-            }
-        }
+        });
     }
 }
 
-/// What an event says; a list is gathered until it is complete.
-fn changes_of<T: Watchable>(event: Event<Watched<T>>, listing: &mut Vec<Watched<T>>) -> Vec<Change> {
-    match event {
-        Event::Init => {
-            listing.clear();
-            Vec::new()
-        }
-        Event::InitApply(object) => {
-            listing.push(object);
-            Vec::new()
-        }
-        Event::InitDone => {
-            let (mut good, mut bad) = (Vec::new(), Vec::new());
-            for object in listing.drain(..) {
-                match object.into_decoded() {
-                    Ok(object) => good.push(object),
-                    Err(unreadable) => bad.push(Change::Unreadable(unreadable)),
-                }
-            }
-            // The list first: it clears what was wrong before, and what is wrong now comes after it.
-            std::iter::once(Change::Replace(T::KIND, good)).chain(bad).collect()
-        }
-        Event::Apply(object) => vec![object.into_change()],
-        Event::Delete(object) => vec![Change::Delete(object.key())],
-    }
-}
-
-/// A client for the API server, by kubeconfig or by the pod's service account.
+/// A client for the API server that `config` names.
 ///
 /// # Errors
-/// When neither can be read.
-pub(crate) async fn client(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Client> {
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let file = kube::config::Kubeconfig::read_from(path)?;
-            kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?
-        }
-        None => kube::Config::incluster()?,
-    };
-    config.connect_timeout = Some(Duration::from_secs(10));
-    config.write_timeout = Some(Duration::from_secs(30));
-    config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 30));
-    Ok(Client::try_from(config)?)
+/// When its certificates or credentials cannot be used.
+pub(crate) fn client(config: kube::Config) -> anyhow::Result<Client> {
+    Ok(transport::connect(config)?)
 }

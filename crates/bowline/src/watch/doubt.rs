@@ -1,0 +1,43 @@
+//! Whether a list is believed.
+//!
+//! A list says two things: what there is, and, by silence, what is gone. The second is believed only of a server that shows the cluster
+//! as it is now:
+//!
+//! - A list that is older than what was seen before is not believed. A server behind others catches up; it is asked again.
+//! - A list that takes something away is believed only of a cluster that has this node. The list of nodes shows it itself; for any other
+//!   kind the node is asked for. A store that was lost, another store, or another cluster under the same address have not got it.
+//!
+//! What is doubted is asked for again, as the newest state of the store and not from memory. If the same is said for a minute, at least
+//! three times, it is how things are (a store restored from a backup, a node that was really deleted), and is believed.
+//!
+//! Invariant: the first answer that contradicts what is known changes nothing. Reference: KEP-5504 for what "older" means, issue 59848 of
+//! kubernetes/kubernetes for servers that are behind.
+
+use std::time::Duration;
+
+use super::time::Instant;
+
+/// How long, and how often, a contradiction must be repeated to be believed.
+const STEADY: (Duration, u32) = (Duration::from_secs(60), 3);
+
+/// What was doubted since the last list that was believed.
+#[derive(Debug, Default)]
+pub(super) struct Doubt {
+    first: Option<Instant>,
+    times: u32,
+}
+
+impl Doubt {
+    /// Counts one more contradiction by the store itself; whether it is believed now.
+    pub(super) fn is_overcome(&mut self) -> bool {
+        let (steady, times) = STEADY;
+        let first = *self.first.get_or_insert_with(Instant::now);
+        self.times += 1;
+        self.times >= times && first.elapsed() >= steady
+    }
+
+    /// A list was believed.
+    pub(super) fn clear(&mut self) {
+        *self = Doubt::default();
+    }
+}

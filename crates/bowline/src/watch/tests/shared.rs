@@ -1,0 +1,109 @@
+//! All kinds over one line: how many questions a server meets that is away, and one that returns.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::answers::{Log, Then, client, list, pieces, refusal, text, unreachable};
+use crate::watch::start;
+use crate::watch::time::{self, Instant, sleep};
+
+/// Answers well.
+const WELL: u16 = 200;
+/// Is not there.
+const AWAY: u16 = 0;
+
+/// A server that answers as the number says.
+fn server() -> (kube::Client, Log, Arc<AtomicU16>) {
+    let state = Arc::new(AtomicU16::new(WELL));
+    let says = state.clone();
+    let (client, log) = client(move |path| {
+        let now = says.load(Ordering::Relaxed);
+        let broken = says.clone();
+        async move {
+            match now {
+                AWAY => unreachable(),
+                WELL if path.contains("watch=true") => {
+                    let (to, lines) = mpsc::unbounded_channel();
+                    tokio::spawn(async move {
+                        while broken.load(Ordering::Relaxed) == WELL {
+                            sleep(Duration::from_millis(100)).await;
+                        }
+                        let _ = to.send(Err("connection reset".to_owned()));
+                    });
+                    super::answers::stream(lines)
+                }
+                WELL => text(200, list(10, &["n1"], "")),
+                403 if path.contains("/pods?") => refusal(403, None),
+                403 if path.contains("watch=true") => pieces(Vec::new(), Duration::ZERO, Then::Hangs),
+                403 => text(200, list(10, &["n1"], "")),
+                code => refusal(code, None),
+            }
+        }
+    });
+    (client, log, state)
+}
+
+fn run(client: &kube::Client) -> (mpsc::Receiver<bowline_compile::world::Change>, TaskTracker, CancellationToken) {
+    let (to, changes) = mpsc::channel(1000);
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    start(client, "n1", &to, &tasks, &stop);
+    (changes, tasks, stop)
+}
+
+#[test]
+fn an_hour_away_costs_little_and_the_return_six_watches() {
+    time::run(async {
+        for trouble in [AWAY, 401, 429, 500, 503] {
+            let (client, log, state) = server();
+            let (mut changes, tasks, stop) = run(&client);
+            sleep(Duration::from_secs(10)).await;
+            assert_eq!(log.lock().unwrap().len(), 12, "six lists, six watches");
+            while changes.try_recv().is_ok() {}
+
+            log.lock().unwrap().clear();
+            state.store(trouble, Ordering::Relaxed);
+            sleep(Duration::from_secs(3600)).await;
+            let asked = log.lock().unwrap().len();
+            assert!((3600 / 4..3600 / 2 + 12).contains(&asked), "{asked} questions in an hour of {trouble}");
+            let shortest = log.lock().unwrap()[12..].windows(2).map(|pair| pair[1].at - pair[0].at).min().unwrap();
+            assert!(shortest > Duration::from_millis(200), "two questions within {shortest:?} while {trouble}");
+
+            log.lock().unwrap().clear();
+            let returned = Instant::now();
+            state.store(WELL, Ordering::Relaxed);
+            sleep(Duration::from_secs(20)).await;
+            let back = log.lock().unwrap().clone();
+            let took = back.last().unwrap().at - returned;
+            assert_eq!(back.len(), 6, "{back:#?}");
+            assert!(back.iter().all(|asked| asked.path.contains("watch=true")));
+            assert!(took < Duration::from_secs(5), "taken up after {took:?} of {trouble}");
+            assert!(changes.try_recv().is_err(), "something changed by {trouble}");
+            stop.cancel();
+            tasks.close();
+            tasks.wait().await;
+        }
+    });
+}
+
+#[test]
+fn a_kind_that_is_forbidden_does_not_hold_up_the_others() {
+    time::run(async {
+        let (client, log, state) = server();
+        state.store(403, Ordering::Relaxed);
+        let (mut changes, _tasks, stop) = run(&client);
+        sleep(Duration::from_secs(600)).await;
+        let mut listed = 0;
+        while changes.try_recv().is_ok() {
+            listed += 1;
+        }
+        assert_eq!(listed, 5, "all but pods");
+        let pods = log.lock().unwrap().iter().filter(|asked| asked.path.contains("/pods?")).count();
+        assert!((20..50).contains(&pods), "{pods} questions for pods in ten minutes");
+        stop.cancel();
+    });
+}

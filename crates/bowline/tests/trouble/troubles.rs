@@ -1,0 +1,136 @@
+//! The troubles, one after the other.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::common::cluster;
+use crate::common::lab::{BOWLINE, Lab};
+use crate::common::objects::NODES;
+use crate::common::rows::Bench;
+use crate::front::{Asked, PORT};
+use crate::stage::{ARRIVES_WITHIN, Stage};
+
+/// How long a trouble lasts; how long it must last to be one is the server's business, so this is time and no event.
+fn lasts(bench: &Bench, short: u64, long: u64) -> Duration {
+    Duration::from_secs(if bench.long { long } else { short })
+}
+
+/// Nodes that cannot be served ask little: one question at a time, each two seconds or so, for all kinds of a node.
+fn calm(asked: Asked, lasted: Duration) -> Result<()> {
+    let most = NODES.len() as u64 * (24 + lasted.as_secs());
+    ensure!(asked.requests.max(asked.connections) <= most, "{asked:?} in {} s, more than {most}", lasted.as_secs());
+    Ok(())
+}
+
+pub(crate) fn stopped(bench: &Bench) -> Result<String> {
+    let mut stage = Stage::set(bench)?;
+    stage.front.order("stop")?;
+    stage.change()?;
+    sleep(lasts(bench, 6, 120));
+    stage.unchanged("the server was stopped")?;
+    let asked = stage.front.order("start")?;
+    ensure!(asked.requests == 0, "a stopped server was asked");
+    stage.back(Instant::now(), ARRIVES_WITHIN)
+}
+
+pub(crate) fn slow(bench: &Bench) -> Result<String> {
+    let mut stage = Stage::set(bench)?;
+    stage.front.order("slow 200")?;
+    stage.unchanged("the server was made slow")?;
+    stage.front.order("gone")?;
+    let lasted = lasts(bench, 4, 120);
+    sleep(lasted);
+    // What comes in drops comes nevertheless, so that the change is made last.
+    stage.unchanged("the server was slow")?;
+    stage.change()?;
+    calm(stage.front.order("slow 0")?, lasted)?;
+    stage.back(Instant::now(), ARRIVES_WITHIN)
+}
+
+pub(crate) fn lists(bench: &Bench) -> Result<String> {
+    let mut stage = Stage::set(bench)?;
+    let lasted = lasts(bench, 3, 40);
+    for (number, fault) in ["cut", "pages", "empty", "old"].into_iter().enumerate() {
+        stage.front.order(fault)?;
+        if number == 0 {
+            // From here on every kind has to be listed anew.
+            stage.front.order("gone")?;
+            sleep(Duration::from_millis(300));
+            stage.change()?;
+        }
+        sleep(lasted);
+        stage.unchanged(&format!("lists were faulty: {fault}"))?;
+        let asked = stage.front.order("counts")?;
+        // A kind asks at most twice a second, for a list and beside it for its node.
+        let most = NODES.len() as u64 * (24 + 6 * 2 * 2 * lasted.as_secs());
+        ensure!(asked.requests > 0 && asked.requests <= most, "{asked:?} in {} s of {fault}, not 1 to {most}", lasted.as_secs());
+    }
+    stage.front.order("well")?;
+    stage.back(Instant::now(), ARRIVES_WITHIN)
+}
+
+pub(crate) fn refused(bench: &Bench) -> Result<String> {
+    let mut stage = Stage::set(bench)?;
+    let lasted = lasts(bench, 3, 60);
+    stage.front.order("refuse 429")?;
+    stage.front.order("break")?;
+    sleep(lasted);
+    stage.unchanged("the server had too much to do")?;
+    calm(stage.front.order("token renewed")?, lasted)?;
+    stage.front.order("well")?;
+    stage.change()?;
+    sleep(lasted);
+    stage.unchanged("the token had expired")?;
+    calm(stage.front.order("counts")?, lasted)?;
+    stage.front.renew(stage.lab, "renewed")?;
+    stage.back(Instant::now(), ARRIVES_WITHIN)
+}
+
+/// Rules on the router that let nothing through to the proxy and from it.
+fn drop_all(lab: &Lab, whether: bool) -> Result<()> {
+    let table = format!(
+        "add table inet trouble; add chain inet trouble in {{ type filter hook input priority -300; }}; \
+         add chain inet trouble out {{ type filter hook output priority -300; }}; \
+         add rule inet trouble in tcp dport {PORT} drop; add rule inet trouble out tcp sport {PORT} drop"
+    );
+    let script = if whether { table } else { "delete table inet trouble".to_owned() };
+    let output = std::process::Command::new(BOWLINE).args(["lab", "router", "--name", lab.name(), "--", "nft", &script]).output();
+    let output = output.context("starting bowline")?;
+    ensure!(output.status.success(), "nft {script}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// A peer that is gone without a word must be found so soon; then everything is as after a return.
+const FOUND_WITHIN: Duration = Duration::from_secs(15);
+
+pub(crate) fn half_open(bench: &Bench) -> Result<String> {
+    let mut stage = Stage::set(bench)?;
+    // First a middleman that holds the connections and forwards nothing: whoever makes a new one is served.
+    for node in cluster::nodes(stage.lab)? {
+        for v6 in stage.lab.families() {
+            stage.front.order(&format!("stall {}", node.ip(v6)?))?;
+        }
+    }
+    let begun = Instant::now();
+    stage.change()?;
+    stage.unchanged("connections stood still")?;
+    let first = stage.back(begun, FOUND_WITHIN + ARRIVES_WITHIN)?;
+
+    // Then nothing at all comes through, neither way.
+    let mut stage = Stage::set(bench)?;
+    drop_all(stage.lab, true)?;
+    let outcome = dropped(bench, &mut stage);
+    drop_all(stage.lab, false)?;
+    let returned = Instant::now();
+    outcome?;
+    let second = stage.back(returned, ARRIVES_WITHIN)?;
+    Ok(format!("stalled: {first}; dropped: {second}"))
+}
+
+fn dropped(bench: &Bench, stage: &mut Stage<'_>) -> Result<()> {
+    stage.change()?;
+    sleep(lasts(bench, 10, 120));
+    stage.unchanged("every packet was dropped")
+}
