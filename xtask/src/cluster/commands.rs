@@ -97,6 +97,10 @@ pub(crate) fn install(name: &str, image: Option<&Path>) -> Result<bool> {
 /// Kills a component; what watches over it starts it again.
 pub(crate) fn restart(name: &str, wanted: &str) -> Result<bool> {
     let (place, record) = require(name)?;
+    let known = component::names(&place)?;
+    if !known.iter().any(|one| *one == wanted.replace('/', "-")) {
+        bail!("no component is called {wanted}; there are {}", known.join(", "));
+    }
     let on_node = |node: &str| -> Result<()> {
         let (_, _, lab) = require_machines(name)?;
         let file = component::pid_file_in_node(wanted);

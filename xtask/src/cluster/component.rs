@@ -135,18 +135,26 @@ pub(crate) fn ended(place: &Place, components: &[String]) -> Option<String> {
     })
 }
 
+/// The components that are watched over, by the names of their logs.
+pub(crate) fn names(place: &Place) -> Result<Vec<String>> {
+    let entries = fs::read_dir(place.logs()).context("read the logs")?.flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.path().file_stem()?.to_str().map(str::to_owned)).collect();
+    // The relay has nobody who would start it again.
+    names.retain(|name| name != "relay");
+    names.sort();
+    Ok(names)
+}
+
 /// How often each component was started again, by the name of its log; those that never were are left out.
 pub(crate) fn restarts(place: &Place) -> Result<Vec<(String, usize)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(place.logs()).context("read the logs")?.flatten() {
-        let name = entry.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let text = fs::read(entry.path()).unwrap_or_default();
+    for name in names(place)? {
+        let text = fs::read(place.log(&name)).unwrap_or_default();
         let times = String::from_utf8_lossy(&text).lines().filter(|line| is_end(line)).count();
         if times > 0 {
             found.push((name, times));
         }
     }
-    found.sort();
     Ok(found)
 }
 
