@@ -48,7 +48,7 @@ pub enum Output {
 #[derive(Debug, Clone, Subcommand)]
 pub enum LabCommand {
     /// Bring a cluster up on this machine, inside network namespaces
-    Up(UpArgs),
+    Up(Box<UpArgs>),
     /// Take a lab down; nothing of it is left, whatever state it was in
     Down {
         /// Which one.

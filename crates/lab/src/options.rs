@@ -411,6 +411,7 @@ mod tests {
             ("--node-port-range 9-1", "--node-port-range", "9-1"),
             ("--backend host-gw --direct-routing", "--direct-routing", "vxlan"),
             ("--node-cidr 192.168.7.0/29", "--node-cidr", "too small"),
+            ("--apiserver /nonexistent/kubeconfig", "--apiserver", "/nonexistent/kubeconfig"),
         ] {
             let problem = parse(line).unwrap_err();
             assert_eq!(problem.place, flag, "{line}");
@@ -425,6 +426,19 @@ mod tests {
         let options = parse(line).unwrap();
         assert_eq!(options.dns_ip, ["192.168.0.2".parse::<IpAddr>().unwrap()]);
         assert_eq!(options.outside_addresses.len(), 1);
+    }
+
+    #[test]
+    fn a_kubeconfig_is_remembered_by_its_whole_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("kubeconfig");
+        let text = r#"{"current-context": "c", "clusters": [{"name": "k", "cluster": {"server": "https://127.0.0.1:6443"}}],
+            "users": [{"name": "u", "user": {"token": "t"}}], "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}]}"#;
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(check_apiserver(&file).unwrap(), file);
+        std::fs::write(&file, text.replace("https", "http")).unwrap();
+        assert!(check_apiserver(&file).unwrap_err().why.contains("http://127.0.0.1:6443"));
+        assert!(Line::try_parse_from(["up", "--bare", "--apiserver", "x"]).is_err(), "bare machines use no API");
     }
 
     #[test]

@@ -41,6 +41,7 @@ const TESTS: &[Test] = &[
     ("two_labs_side_by_side", side_by_side),
     ("a_killed_lab_up_leaves_nothing", killed_half_way),
     ("the_api_can_be_stopped", api),
+    ("a_server_that_is_given_is_used_by_way_of_a_relay", given),
     ("bare_machines_keep_daemons_and_nothing_else", bare),
     ("a_lab_goes_with_the_process_that_wanted_it", leash),
 ];
@@ -294,6 +295,37 @@ fn bare() {
     let name = lab.name().to_owned();
     drop(lab);
     assert_eq!(left_of(&name), Vec::<String>::new());
+}
+
+/// The server of one lab stands for somebody's own. Both labs have a node n1; what is looked at is n2, which only one has.
+fn given() {
+    if !kubectl_is_here() {
+        return;
+    }
+    let server = up("server", "--nodes 1 --dual-stack");
+    let kubeconfig = server.kubeconfig().unwrap().display().to_string();
+    let refused = Lab::up(Options {
+        binary: Some(std::env::current_exe().unwrap()),
+        ..Options::new(&name("strange"), &format!("--agents none --service-cidr 10.96.0.0/16 --apiserver {kubeconfig}"))
+    });
+    let why = format!("{:#}", refused.unwrap_err());
+    assert!(why.contains("BW1001") && why.contains("--service-cidr") && why.contains("10.43.0.0/16"), "{why}");
+
+    let lab = up("given", &format!("--nodes 2 --dual-stack --apiserver {kubeconfig}"));
+    let url = |text: &str| text.split("https://").nth(1).unwrap().split(['"', '\n']).next().unwrap().to_owned();
+    let (theirs, ours) = (fs::read_to_string(&kubeconfig).unwrap(), fs::read_to_string(lab.kubeconfig().unwrap()).unwrap());
+    assert_ne!(url(&theirs), url(&ours), "kubectl uses the relay too");
+    let port = url(&theirs).rsplit(':').next().unwrap().to_owned();
+    let connect = format!("exec 3<>/dev/tcp/192.168.200.1/{port}");
+    text(lab.node_exec("n2", &["bash", "-c", &connect]).unwrap());
+    install_plugin(&lab, "n2");
+    server.kubectl(["wait", "--for=condition=Ready", "node/n2", "--timeout=20s"]).unwrap();
+    lab.api("stop").unwrap();
+    assert!(!lab.node_exec("n2", &["bash", "-c", &connect]).unwrap().status.success(), "the relay is closed");
+    assert!(lab.kubectl(["get", "nodes", "--request-timeout=2s"]).is_err());
+    assert!(server.kubectl(["get", "nodes"]).is_ok(), "the server itself runs on");
+    lab.api("start").unwrap();
+    assert!(lab.kubectl(["get", "leases", "-n", "kube-node-lease", "-o", "name"]).unwrap().contains("/n2"));
 }
 
 fn leash() {
