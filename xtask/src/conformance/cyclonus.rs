@@ -17,7 +17,7 @@ pub(crate) const NAME: &str = "cyclonus";
 /// Runs it as it is, with nothing excluded; a focus is a list of its tags.
 pub(crate) fn run(cluster: &Cluster, options: &Options) -> Result<Outcome> {
     let begun = Instant::now();
-    let dir = place::results(NAME)?;
+    let dir = cluster.results(NAME)?;
     let mut command = Command::new(place::program("cyclonus", "policy")?);
     command.env("KUBECONFIG", &cluster.kubeconfig).args(["generate", "--exclude=", "--cleanup-namespaces"]);
     // A kernel without SCTP cannot serve it; policies that speak of it are applied all the same and must not change TCP and UDP.
@@ -47,9 +47,9 @@ pub(crate) fn run(cluster: &Cluster, options: &Options) -> Result<Outcome> {
     let why =
         std::fs::read_to_string(&log).ok().and_then(|text| text.lines().rev().find(|line| line.contains("level=fatal")).map(str::to_owned));
     let mut cases = hearing.finish(why.as_deref().unwrap_or("it ended before this case"));
-    let skips = Skips::read(&skip_file(NAME))?;
+    let (skips, nodes) = (Skips::read(&skip_file(NAME))?, cluster.nodes()?);
     for case in &mut cases {
-        if let Some(reason) = skips.reason(&case.name) {
+        if let Some(reason) = skips.reason(&case.name, nodes) {
             *case = Case::skipped(case.name.clone(), reason);
         }
     }

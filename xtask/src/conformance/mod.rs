@@ -52,7 +52,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 3)]
     pub(crate) procs: u16,
     /// The cluster to run on; made, and taken down at the end, if it is not up
-    #[arg(long, default_value = "cluster")]
+    #[arg(long, default_value = place::DEFAULT)]
     pub(crate) cluster: String,
     /// Prints what the e2e suites would run and skip, and runs nothing
     #[arg(long)]

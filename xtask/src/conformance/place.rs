@@ -60,6 +60,9 @@ pub(crate) fn bowline() -> Result<PathBuf> {
     executable.context("cargo build named no executable")
 }
 
+/// Name of the cluster that is taken where none is named.
+pub(crate) const DEFAULT: &str = "cluster";
+
 /// A kubeconfig of the cluster that stands, made first if none does.
 pub(crate) struct Cluster {
     pub(crate) name: String,
@@ -91,6 +94,16 @@ impl Cluster {
         let ready = kubectl_at(&path, &["get", "--raw", "/readyz"]);
         ensure!(ready.is_ok_and(|answer| answer.trim() == "ok"), "cluster {name} does not answer");
         Ok(path)
+    }
+
+    /// How many nodes it has.
+    pub(crate) fn nodes(&self) -> Result<usize> {
+        Ok(kubectl_at(&self.kubeconfig, &["get", "nodes", "-o", "name"])?.lines().count())
+    }
+
+    /// Where a suite on this cluster leaves its logs and reports: suites can run on several clusters at once.
+    pub(crate) fn results(&self, suite: &str) -> Result<PathBuf> {
+        if self.name == DEFAULT { results(suite) } else { results(&format!("{suite}-{}", self.name)) }
     }
 
     /// A command on a node.

@@ -1,5 +1,7 @@
 //! Why cases are not run: `conformance/skips/SUITE.txt`, a line for each as REGEX, tab, reason; `#` begins a comment.
 //!
+//! A reason that begins with `nodes<N: ` counts on clusters with fewer nodes only.
+//!
 //! A line that no case of the suite is called by any more is stale and is reported, so that a skip does not outlive its reason unseen.
 
 use std::path::Path;
@@ -10,7 +12,15 @@ use regex::Regex;
 /// The lines of a skip file.
 #[derive(Debug, Default)]
 pub(crate) struct Skips {
-    lines: Vec<(Regex, String)>,
+    lines: Vec<Line>,
+}
+
+#[derive(Debug)]
+struct Line {
+    pattern: Regex,
+    /// On clusters with fewer nodes than this.
+    below: Option<usize>,
+    reason: String,
 }
 
 impl Skips {
@@ -31,20 +41,26 @@ impl Skips {
                 .split_once('\t')
                 .filter(|(_, reason)| !reason.trim().is_empty())
                 .with_context(|| format!("{}: no tab and reason", at()))?;
-            lines.push((Regex::new(pattern.trim()).with_context(at)?, reason.trim().to_owned()));
+            let pattern = Regex::new(pattern.trim()).with_context(at)?;
+            let (below, reason) = match reason.trim().strip_prefix("nodes<").and_then(|rest| rest.split_once(": ")) {
+                Some((count, reason)) => (Some(count.parse().with_context(at)?), reason),
+                None => (None, reason.trim()),
+            };
+            lines.push(Line { pattern, below, reason: reason.to_owned() });
         }
         Ok(Skips { lines })
     }
 
-    /// Why a case is not run, if it is not.
-    pub(crate) fn reason(&self, case: &str) -> Option<&str> {
-        self.lines.iter().find(|(pattern, _)| pattern.is_match(case)).map(|(_, reason)| reason.as_str())
+    /// Why a case is not run on a cluster of so many nodes, if it is not.
+    pub(crate) fn reason(&self, case: &str, nodes: usize) -> Option<&str> {
+        let counts = |line: &&Line| line.below.is_none_or(|count| nodes < count) && line.pattern.is_match(case);
+        self.lines.iter().find(counts).map(|line| line.reason.as_str())
     }
 
     /// Patterns that match no case.
     pub(crate) fn stale<'a>(&self, cases: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
-        let unused = self.lines.iter().filter(|(pattern, _)| !cases.clone().any(|case| pattern.is_match(case)));
-        unused.map(|(pattern, _)| pattern.to_string()).collect()
+        let unused = self.lines.iter().filter(|line| !cases.clone().any(|case| line.pattern.is_match(case)));
+        unused.map(|line| line.pattern.to_string()).collect()
     }
 }
 
@@ -58,9 +74,17 @@ mod tests {
     #[test]
     fn the_first_line_that_matches_gives_the_reason() {
         let skips = Skips::parse(FILE).unwrap();
-        assert_eq!(skips.reason("LoadBalancers sctp"), Some("no cloud"));
-        assert_eq!(skips.reason("services: sctp"), Some("the kernel has none"));
-        assert_eq!(skips.reason("sctp services"), None);
+        assert_eq!(skips.reason("LoadBalancers sctp", 2), Some("no cloud"));
+        assert_eq!(skips.reason("services: sctp", 2), Some("the kernel has none"));
+        assert_eq!(skips.reason("sctp services", 2), None);
+    }
+
+    #[test]
+    fn a_reason_may_count_on_small_clusters_only() {
+        let skips = Skips::parse("Zones\tnodes<4: needs three zones\n").unwrap();
+        assert_eq!(skips.reason("Zones", 3), Some("needs three zones"));
+        assert_eq!(skips.reason("Zones", 4), None);
+        assert!(Skips::parse("Zones\tnodes<many: needs three zones\n").is_err());
     }
 
     #[test]
