@@ -1,12 +1,14 @@
 //! Bowline: the whole network of a Kubernetes cluster in one binary.
 //!
-//! Under the name `bowline-cni` the same executable is the CNI plugin; everything else is a subcommand.
+//! Under the name `bowline-cni` the same executable is the CNI plugin, under `loopback` the one of that name; everything else is a
+//! subcommand.
 
 #![allow(clippy::disallowed_methods, reason = "the binary is where time, processes and the environment are met")]
 
 mod agent;
 mod codes;
 mod commands;
+mod loopback;
 mod watch;
 
 use std::io::Write;
@@ -61,8 +63,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let called_as = std::env::args_os().next().unwrap_or_default();
-    if std::path::Path::new(&called_as).file_name().is_some_and(|name| name == "bowline-cni") {
-        return bowline_cni::plugin_main();
+    match std::path::Path::new(&called_as).file_name().and_then(|name| name.to_str()) {
+        Some(agent::install::PLUGIN_NAME) => return bowline_cni::plugin_main(),
+        Some(loopback::PLUGIN_NAME) => return loopback::plugin_main(),
+        Some(_) | None => {}
     }
     let mut words: Vec<_> = std::env::args_os().collect();
     if words.get(1).is_some_and(|word| word == "dns") {

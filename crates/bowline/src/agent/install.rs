@@ -38,6 +38,9 @@ pub(crate) fn install(config: &AgentConfig, before: bool) -> io::Result<bool> {
             CniInstall::Copy => copy(&std::env::current_exe()?, &plugin)?,
         };
     }
+    if config.cni_install != CniInstall::None {
+        wrote |= loopback(&config.cni_bin_dir)?;
+    }
     let body = conflist(config);
     let path = config.cni_conf_dir.join(CONF_NAME);
     if fs::read(&path).is_ok_and(|now| now == body) {
@@ -67,6 +70,21 @@ fn conflist(config: &AgentConfig) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(&document).unwrap_or_default();
     bytes.push(b'\n');
     bytes
+}
+
+/// The plugin `loopback`, which runtimes want as well: as a link to ours, and only where nobody has put one.
+fn loopback(directory: &Path) -> io::Result<bool> {
+    let link = directory.join(crate::loopback::PLUGIN_NAME);
+    match link.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => symlink(Path::new(PLUGIN_NAME), &link),
+        Err(error) => Err(error),
+        Ok(_) => Ok(false),
+    }
+}
+
+/// Whether the plugin `loopback` in that directory is ours.
+pub(crate) fn owns_loopback(directory: &Path) -> bool {
+    fs::read_link(directory.join(crate::loopback::PLUGIN_NAME)).is_ok_and(|target| target == Path::new(PLUGIN_NAME))
 }
 
 fn symlink(target: &Path, link: &Path) -> io::Result<bool> {
@@ -148,12 +166,25 @@ mod tests {
         assert!(!install(&config, true).unwrap(), "nothing to do for the same one");
         let plugin = dir.path().join("bin").join(PLUGIN_NAME);
         assert_eq!(fs::read(&plugin).unwrap(), fs::read(std::env::current_exe().unwrap()).unwrap());
+        let loopback = dir.path().join("bin/loopback");
+        assert!(owns_loopback(loopback.parent().unwrap()) && loopback.exists());
         fs::remove_file(&plugin).unwrap();
         assert!(install(&config, true).unwrap() && plugin.exists());
         fs::remove_file(dir.path().join("conf").join(CONF_NAME)).unwrap();
         assert!(install(&config, true).unwrap());
         let left: Vec<_> = fs::read_dir(dir.path().join("conf")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, [CONF_NAME], "no temporary file stays");
+    }
+
+    #[test]
+    fn somebody_elses_loopback_plugin_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        fs::create_dir_all(&config.cni_bin_dir).unwrap();
+        fs::write(config.cni_bin_dir.join("loopback"), "theirs").unwrap();
+        install(&config, false).unwrap();
+        assert_eq!(fs::read(config.cni_bin_dir.join("loopback")).unwrap(), b"theirs");
+        assert!(!owns_loopback(&config.cni_bin_dir));
     }
 
     #[test]

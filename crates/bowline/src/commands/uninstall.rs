@@ -16,7 +16,7 @@ use bowline_model::Problem;
 use clap::Args;
 
 use super::output::{self, Mark};
-use crate::agent::install::{CONF_NAME, PLUGIN_NAME};
+use crate::agent::install::{CONF_NAME, PLUGIN_NAME, owns_loopback};
 
 /// Flags of `bowline uninstall`.
 #[derive(Debug, Args)]
@@ -43,7 +43,12 @@ pub(crate) struct UninstallArgs {
 
 impl UninstallArgs {
     fn files(&self) -> Vec<PathBuf> {
-        vec![self.cni_conf_dir.join(CONF_NAME), self.cni_bin_dir.join(PLUGIN_NAME), self.run_dir.clone(), self.state_dir.clone()]
+        let mut files =
+            vec![self.cni_conf_dir.join(CONF_NAME), self.cni_bin_dir.join(PLUGIN_NAME), self.run_dir.clone(), self.state_dir.clone()];
+        if owns_loopback(&self.cni_bin_dir) {
+            files.push(self.cni_bin_dir.join(crate::loopback::PLUGIN_NAME));
+        }
+        files
     }
 }
 
