@@ -20,13 +20,15 @@ pub(crate) fn run(cluster: &Cluster, options: &Options) -> Result<Outcome> {
     let dir = cluster.results(NAME)?;
     let mut command = Command::new(place::program("cyclonus", "policy")?);
     command.env("KUBECONFIG", &cluster.kubeconfig).args(["generate", "--exclude=", "--cleanup-namespaces"]);
+    // "A Pod cannot block access to itself" (Kubernetes, Network Policies); cyclonus expects otherwise unless it is told.
+    command.arg("--ignore-loopback");
     // A kernel without SCTP cannot serve it; policies that speak of it are applied all the same and must not change TCP and UDP.
     command.arg(if std::fs::exists("/proc/net/sctp").unwrap_or(false) {
         "--server-protocol=TCP,UDP,SCTP"
     } else {
         "--server-protocol=TCP,UDP"
     });
-    command.args(["--perturbation-wait-seconds=2", "--job-timeout-seconds=2", "--pod-creation-timeout-seconds=300"]);
+    command.args(["--perturbation-wait-seconds=1", "--job-timeout-seconds=2", "--pod-creation-timeout-seconds=300"]);
     if let Some(focus) = &options.focus {
         command.arg(format!("--include={focus}"));
     }
@@ -43,7 +45,8 @@ pub(crate) fn run(cluster: &Cluster, options: &Options) -> Result<Outcome> {
         }
     })?;
     let stale = Skips::read(&skip_file(NAME))?.stale(hearing.names.iter().map(String::as_str));
-    let figures = vec![Figure { what: "probes".into(), value: format!("{} right, {} wrong", hearing.right, hearing.wrong) }];
+    let figures =
+        vec![Figure { what: "pairs of pods, compared".into(), value: format!("{} right, {} wrong", hearing.right, hearing.wrong) }];
     let why =
         std::fs::read_to_string(&log).ok().and_then(|text| text.lines().rev().find(|line| line.contains("level=fatal")).map(str::to_owned));
     let mut cases = hearing.finish(why.as_deref().unwrap_or("it ended before this case"));
@@ -80,7 +83,11 @@ impl Hearing {
             self.right += right;
             self.wrong += wrong;
             if wrong > 0 {
-                self.complaints.push(format!("step {}: {wrong} of {} probes are not as the policies say", self.steps, wrong + right));
+                self.complaints.push(format!(
+                    "step {}: {wrong} of {} pairs of pods are not as the policies say",
+                    self.steps,
+                    wrong + right
+                ));
             }
         } else if line.starts_with("finished policy #") {
             let name = self.names.get(self.cases.len()).cloned().unwrap_or_else(|| format!("#{}", self.cases.len() + 1));
@@ -147,7 +154,7 @@ mod tests {
         assert_eq!((hearing.right, hearing.wrong), (968, 4));
         let cases = hearing.finish("it ended");
         assert_eq!(cases[0], Case::passed("#1 deny all", Duration::from_secs(2)));
-        assert_eq!(cases[1].verdict, Verdict::Failed("step 2: 4 of 324 probes are not as the policies say".into()));
+        assert_eq!(cases[1].verdict, Verdict::Failed("step 2: 4 of 324 pairs of pods are not as the policies say".into()));
         assert_eq!(cases[2], Case::failed("#3 deny all", "it ended", Duration::ZERO));
     }
 
