@@ -22,7 +22,10 @@ const THEIRS: &str = "/usr/lib/cni";
 const WHICH: &str = "portmap integration tests";
 
 /// Stands for `ptp`.
-const STAND_IN: &str = "#!/bin/bash\nset -o pipefail\njq 'del(.ipam, .ipMasq)' | /opt/cni/bin/bowline-cni\n";
+const STAND_IN: &str = "#!/bin/bash\nset -o pipefail\njq \"del(.ipam, .ipMasq)\" | /opt/cni/bin/bowline-cni\n";
+
+/// Where it lies on the node, with the report.
+const AT: &str = "/run/stand-in";
 
 /// Their cases, or the reason why there are none.
 pub(crate) fn cases(dir: &Path) -> Vec<Case> {
@@ -46,22 +49,19 @@ fn run(dir: &Path) -> Result<Vec<Case>> {
     };
     let _ = lab(&["down"], &[], 60);
     lab(&["up"], &["--nodes", "1"], 120)?;
-    std::fs::write(dir.join("ptp"), STAND_IN)?;
-    let report = dir.join("plugins.json");
-    if report.exists() {
-        std::fs::remove_file(&report)?;
-    }
-    // The tests build their echo server as they begin, from the module that they were built from.
+    // The tests build their echo server as they begin, from the module that they were built from. A node's files are its own: the report comes
+    // back as what the command says.
     let script = format!(
-        "set -e; mkdir -p /run/stand-in; cp {0}/ptp /run/stand-in; chmod 755 /run/stand-in/ptp; cd {1}; export CGO_ENABLED=0; \
-         export PATH=/run/stand-in:{THEIRS}:$PATH; {2} --ginkgo.no-color --ginkgo.focus='{WHICH}' --ginkgo.json-report={3}",
-        dir.display(),
+        "set -e; mkdir -p {AT}; printf '%s' '{STAND_IN}' >{AT}/ptp; chmod 755 {AT}/ptp; cd {}; export CGO_ENABLED=0 PATH={AT}:{THEIRS}:$PATH; \
+         {} --ginkgo.no-color --ginkgo.focus='{WHICH}' --ginkgo.json-report={AT}/report.json >{AT}/log 2>&1 || tail -n 3 {AT}/log >&2; \
+         cat {AT}/report.json",
         place::cache().join("work/plugins").display(),
         test.display(),
-        report.display(),
     );
-    let ran = lab(&["node-exec", "n1"], &["--", "sh", "-c", &script], 600);
-    let cases = ginkgo::all_cases(&report).with_context(|| ran.as_ref().err().map_or_else(String::new, |error| format!("{error:#}")))?;
+    let said = lab(&["node-exec", "n1"], &["--", "sh", "-c", &script], 600)?;
+    let report = dir.join("plugins.json");
+    std::fs::write(&report, said).with_context(|| report.display().to_string())?;
+    let cases = ginkgo::all_cases(&report)?;
     ensure!(!cases.is_empty(), "{WHICH}: none ran");
     Ok(cases)
 }
