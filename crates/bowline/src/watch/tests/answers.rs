@@ -69,7 +69,7 @@ pub(super) fn unreachable() -> Answer {
 
 /// An object as the API shows it.
 pub(super) fn object(name: &str, version: u64) -> Value {
-    json!({"metadata": {"name": name, "namespace": "default", "resourceVersion": version.to_string()}, "spec": {}})
+    json!({"metadata": {"name": name, "resourceVersion": version.to_string()}, "spec": {}})
 }
 
 /// A list.
@@ -134,7 +134,7 @@ pub(super) fn stream(lines: mpsc::UnboundedReceiver<Result<String, String>>) -> 
 pub(super) fn told(change: &Change) -> String {
     let name = |object: &Object| object.key().name.to_string();
     match change {
-        Change::Replace(_, objects) => format!("= {}", objects.iter().map(name).collect::<Vec<_>>().join(" ")),
+        Change::Replace(_, objects) => objects.iter().fold("=".to_owned(), |all, object| format!("{all} {}", name(object))),
         Change::Upsert(object) => format!("+ {}", name(object)),
         Change::Delete(key) => format!("- {}", key.name),
         other => format!("{other:?}"),

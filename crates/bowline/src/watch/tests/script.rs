@@ -368,7 +368,6 @@ fn an_event_that_cannot_be_read_leads_to_a_list() {
         check(
             vec![
                 whole(NEWEST, 10, &["a"]),
-                watched(FROM_10, vec![], Then::Ends),
                 step(FROM_10, move || text(200, unread())),
                 step(FROM_10, move || text(200, unread())),
                 step(FROM_10, move || text(200, unread())),

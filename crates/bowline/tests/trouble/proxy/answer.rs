@@ -117,7 +117,11 @@ async fn faulty_list(proxy: &Proxy, request: Request<Incoming>, fault: &Fault, q
     if *fault == Fault::ExpiresPages && query.contains("continue=") {
         return refusal(410).map_err(anyhow::Error::from_boxed);
     }
-    let bytes = forward(proxy, request).await?.into_body().collect().await?.to_bytes();
+    let answer = forward(proxy, request).await?;
+    if !answer.status().is_success() {
+        return Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()));
+    }
+    let bytes = answer.into_body().collect().await?.to_bytes();
     let mut list: Value = serde_json::from_slice(&bytes).context("the API's list")?;
     let half = |list: &mut Value| {
         let items = list["items"].as_array().cloned().unwrap_or_default();

@@ -203,7 +203,7 @@ async fn serve(proxy: Arc<Proxy>, tapped: Tap) {
     let Ok(stream) = proxy.tls.clone().accept(tapped).await else { return };
     let service = hyper::service::service_fn(move |request| {
         let proxy = proxy.clone();
-        async move { answer::answer(&proxy, request).await }
+        async move { answer::answer(&proxy, request).await.map_err(std::io::Error::other) }
     });
     let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
