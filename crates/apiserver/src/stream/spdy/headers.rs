@@ -57,11 +57,12 @@ impl Unpacker {
             if unpacked.len() > MOST_BYTES {
                 return Err(SpdyError::HeadersTooLarge);
             }
-            match status {
-                TINFLStatus::HasMoreOutput => {}
-                TINFLStatus::NeedsMoreInput => return Ok(unpacked),
-                // A stream never ends before its connection does.
-                _ => return Err(SpdyError::Headers),
+            if status == TINFLStatus::NeedsMoreInput {
+                return Ok(unpacked);
+            }
+            // A stream never ends before its connection does.
+            if status != TINFLStatus::HasMoreOutput {
+                return Err(SpdyError::Headers);
             }
         }
     }

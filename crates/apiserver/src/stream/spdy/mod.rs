@@ -136,7 +136,7 @@ impl Session {
                 }
             }
             // Even numbers would be answers to pings of this side, which sends none.
-            Frame::Ping { id } if id % 2 == 1 => self.send(frame::ping(id)).await,
+            Frame::Ping { id } if !id.is_multiple_of(2) => self.send(frame::ping(id)).await,
             Frame::WindowUpdate { id: 0, delta } => self.window.change(i64::from(delta)),
             Frame::WindowUpdate { id, delta } => {
                 if let Some(stream) = self.streams.get(&id) {
@@ -162,7 +162,7 @@ impl Session {
     }
 
     async fn open_stream(&mut self, id: u32, fin: bool, headers: Headers) {
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             return self.send(frame::reset(id, Reason::Protocol)).await;
         }
         self.last = id;

@@ -30,9 +30,9 @@ impl Peer {
     /// The next frame that is not about windows or settings.
     async fn next(&mut self) -> Option<Frame> {
         loop {
-            match self.frames.next().await?.unwrap() {
-                Frame::WindowUpdate { .. } | Frame::Settings(_) => {}
-                frame => return Some(frame),
+            let frame = self.frames.next().await?.unwrap();
+            if !matches!(frame, Frame::WindowUpdate { .. } | Frame::Settings(_)) {
+                return Some(frame);
             }
         }
     }
@@ -177,4 +177,40 @@ async fn the_end_comes_after_everything_written() {
     );
     assert_eq!(said, b"last words");
     assert_eq!(peer.next().await, None);
+}
+
+#[tokio::test]
+async fn a_command_begins_when_as_many_streams_are_open_as_it_has() {
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (read, write) = tokio::io::split(ours);
+    let mut peer = Peer { frames: FramedRead::new(read, Frames::new()), write, packer: Packer::default() };
+    // A terminal is asked for: its size would be the third stream, but there are clients that open another.
+    for (id, kind) in [(1, "error"), (3, "stdout"), (5, "stderr")] {
+        let frame = syn_stream(id, false, &[("streamtype", kind)], &mut peer.packer);
+        peer.send(frame).await;
+    }
+    let command = |mut streams: crate::stream::ExecStreams| async move {
+        streams.stdout.take().unwrap().write_all(b"said").await.unwrap();
+        Ok(0)
+    };
+    let running = super::super::exec::over_spdy(theirs, 3, Box::new(move |streams| Box::pin(command(streams))));
+    let listening = async {
+        let mut data = std::collections::BTreeMap::<u32, Vec<u8>>::new();
+        let mut ended = Vec::new();
+        loop {
+            let frame = peer.next().await.unwrap();
+            if frame == Frame::GoAway {
+                break;
+            }
+            if let Frame::Data { id, fin, payload } = frame {
+                data.entry(id).or_default().extend_from_slice(&payload);
+                ended.extend(fin.then_some(id));
+            }
+        }
+        peer.write.shutdown().await.unwrap();
+        ended.sort_unstable();
+        assert_eq!((data[&3].as_slice(), ended.as_slice()), (&b"said"[..], &[1, 3, 5][..]));
+        assert!(String::from_utf8(data[&1].clone()).unwrap().contains("Success"));
+    };
+    tokio::join!(running, listening);
 }
