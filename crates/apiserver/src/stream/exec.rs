@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::watch;
 
 use super::upgrade::{Offer, Transport};
@@ -60,7 +60,7 @@ pub(crate) fn exec(offer: &Offer, http: &mut http::Request<Incoming>, request: &
     let wanted = Kind::wanted(request);
     let (websocket, closable) = (agreement.websocket, agreement.protocol == V5);
     agreement.switch(http, move |transport| async move {
-        if websocket { over_websocket(transport, closable, wanted, run).await } else { over_spdy(transport, wanted, run).await }
+        if websocket { over_websocket(transport, closable, wanted, run).await } else { over_spdy(transport, wanted.len(), run).await }
     })
 }
 
@@ -78,9 +78,9 @@ async fn over_websocket(transport: Transport, closable: bool, wanted: Vec<Kind>,
     }
 }
 
-async fn over_spdy(transport: Transport, wanted: Vec<Kind>, run: ExecRun) {
+pub(super) async fn over_spdy(transport: impl AsyncRead + AsyncWrite + Send + 'static, wanted: usize, run: ExecRun) {
     let mut connection = spdy::Connection::open(transport);
-    let streams = match tokio::time::timeout(OPENING, gather(&mut connection, &wanted)).await {
+    let streams = match tokio::time::timeout(OPENING, gather(&mut connection, wanted)).await {
         Ok(Some(streams)) => streams,
         Ok(None) => return,
         Err(_) => {
@@ -94,14 +94,17 @@ async fn over_spdy(transport: Transport, wanted: Vec<Kind>, run: ExecRun) {
     }
 }
 
-/// Waits until every stream has been opened. None when the client has gone.
-async fn gather(connection: &mut spdy::Connection, wanted: &[Kind]) -> Option<Streams> {
+/// Waits until as many streams have been opened as are wanted. None when the client has gone.
+///
+/// They are counted, as a kubelet does, and not looked for: there are clients that ask for a terminal and then open a
+/// stream for errors in place of the one for the terminal's size.
+async fn gather(connection: &mut spdy::Connection, wanted: usize) -> Option<Streams> {
     let mut streams = Streams::new();
-    while streams.len() < wanted.len() {
+    while streams.len() < wanted {
         let stream = connection.streams.recv().await?;
-        let kind = stream.headers.get("streamtype").and_then(|name| Kind::of_name(name));
-        if let Some(kind) = kind.filter(|kind| wanted.contains(kind)) {
-            streams.insert(kind, stream.pipe);
+        match stream.headers.get("streamtype").and_then(|name| Kind::of_name(name)) {
+            Some(kind) => drop(streams.insert(kind, stream.pipe)),
+            None => tracing::debug!("a stream of an unknown kind"),
         }
     }
     Some(streams)

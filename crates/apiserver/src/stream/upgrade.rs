@@ -179,7 +179,9 @@ mod tests {
             ("x-stream-protocol-version", "v4.channel.k8s.io"),
         ];
         let mut both = HeaderMap::new();
-        spdy.iter().for_each(|(name, value)| drop(both.append(*name, HeaderValue::from_static(value))));
+        for (name, value) in spdy {
+            both.append(name, HeaderValue::from_static(value));
+        }
         let offer = Offer::of(&both).unwrap();
         assert_eq!(offer.agree(&[], &["v4.channel.k8s.io"]).unwrap().protocol, "v4.channel.k8s.io");
         let refused = offer.agree(&[], &["v3.channel.k8s.io"]).unwrap_err();
