@@ -27,7 +27,9 @@ fn main() -> ExitCode {
         "cluster" => cluster::run(rest),
         "conformance" => conformance::run(rest),
         other => {
-            eprintln!("xtask: no chore is called `{other}`; there are demo, demo-down, test, check, bench, audit, image, cluster, conformance");
+            eprintln!(
+                "xtask: no chore is called `{other}`; there are demo, demo-down, test, check, bench, audit, image, cluster, conformance"
+            );
             return ExitCode::from(2);
         }
     };

@@ -139,7 +139,9 @@ impl Context {
             (Some("log"), true, "GET") => self.log(call),
             (Some("binding"), true, "POST") => self.bind(call, body),
             (Some("eviction"), true, "POST") => self.evict(call, body),
-            (Some("status" | "scale" | "log" | "binding" | "eviction" | "finalize" | "exec" | "portforward") | None, _, _) => Err(ApiError::MethodNotAllowed),
+            (Some("status" | "scale" | "log" | "binding" | "eviction" | "finalize" | "exec" | "portforward") | None, _, _) => {
+                Err(ApiError::MethodNotAllowed)
+            }
             (Some(_), _, _) => Err(ApiError::NoSuchPath),
         }
     }

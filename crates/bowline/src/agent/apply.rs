@@ -236,7 +236,7 @@ impl Applier {
         }
         // What waits to be tried again has failed as well.
         let rules_failed = !rules.is_clean() || !self.nft.dirty().is_empty();
-        let fabric_failed = routes.read_error.is_some() || self.net.dirty().iter().any(|key| concerns_all(key));
+        let fabric_failed = routes.read_error.is_some() || self.net.dirty().iter().any(concerns_all);
         let pod_mtu_bytes = bowline_dataplane::pod::mtu(&self.lowered.routes, &self.host);
         self.applied.send_modify(|applied| {
             applied.intent = self.lowered.clone();

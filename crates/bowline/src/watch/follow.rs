@@ -81,15 +81,18 @@ impl<T: Watchable> Follower<T> {
 
     /// Lists and watches until nobody listens.
     pub(super) async fn run(mut self) -> Over {
+        let mut lost = 0;
         loop {
             let listed = self.list().await;
             if let Err(over) = self.deliver(listed).await {
                 return over;
             }
+            let begun = Instant::now();
             if let Err(over) = self.watch().await {
                 return over;
             }
-            sleep(moment(SPREAD)).await;
+            // A server that lists what it cannot watch from is not asked in a ring.
+            lost = again(begun, lost).await;
         }
     }
 
@@ -292,7 +295,9 @@ impl<T: Watchable> Follower<T> {
         match trouble {
             trouble if trouble.is_of_server() => {}
             Trouble::Doubted(_) | Trouble::Expired(_) => sleep(SHORT_PACE.delay(failures)).await,
-            _ => sleep(PACE.delay(failures)).await,
+            Trouble::Refused { .. } | Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Unreadable(_) => {
+                sleep(PACE.delay(failures)).await;
+            }
         }
     }
 

@@ -148,7 +148,7 @@ impl Server {
             return text(200, gone());
         }
         if self.fault == Fault::EndsWatches {
-            return text(200, bookmark(self.version));
+            return text(200, bookmark(since));
         }
         let (to, lines) = mpsc::unbounded_channel();
         let late = self.history.iter().filter(|(version, of, _)| *of == kind && *version > since);

@@ -39,12 +39,18 @@ pub(super) async fn answer(proxy: &Proxy, request: Request<Incoming>) -> Result<
     }
     let fault = lock(&proxy.fault).clone();
     let node = is_get && request.uri().path().starts_with("/api/v1/nodes/");
-    let outcome = match fault {
-        Fault::Refuses(code) => return refusal(code),
-        Fault::EmptyLists if node => return refusal(404),
-        fault if is_list && fault != Fault::None => faulty_list(proxy, request, &fault, &query).await,
-        _ if is_watch => watch(proxy, request).await,
-        _ => forward(proxy, request).await.map(|answer| answer.map(|body| body.map_err(Into::into).boxed_unsync())),
+    if let Fault::Refuses(code) = fault {
+        return refusal(code);
+    }
+    if node && fault == Fault::EmptyLists {
+        return refusal(404);
+    }
+    let outcome = if is_list && fault != Fault::None {
+        faulty_list(proxy, request, &fault, &query).await
+    } else if is_watch {
+        watch(proxy, request).await
+    } else {
+        forward(proxy, request).await.map(|answer| answer.map(|body| body.map_err(Into::into).boxed_unsync()))
     };
     outcome.or_else(|error| {
         eprintln!("proxy: {error:#}");
