@@ -244,7 +244,7 @@ async fn hour(seed: u64) -> Duration {
 fn of_every_trouble_loses_nothing_and_comes_back_soon() {
     run(async {
         let mut slowest = Duration::ZERO;
-        for seed in 0..8 {
+        for seed in 0..3 {
             slowest = slowest.max(hour(seed).await);
         }
         println!("slowest return: {} ms", slowest.as_millis());
