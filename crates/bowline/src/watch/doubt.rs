@@ -4,8 +4,9 @@
 //! as it is now:
 //!
 //! - A list that is older than what was seen before is not believed. A server behind others catches up; it is asked again.
-//! - A list that takes something away is believed only of a cluster that has this node. The list of nodes shows it itself; for any other
-//!   kind the node is asked for. A store that was lost, another store, or another cluster under the same address have not got it.
+//! - A list that takes something away, or is empty, is believed only of a cluster that has this node. The list of nodes shows it itself;
+//!   for any other kind the node is asked for. A store that was lost, another store, or another cluster under the same address have not
+//!   got it.
 //!
 //! What is doubted is asked for again, as the newest state of the store and not from memory. If the same is said for a minute, at least
 //! three times, it is how things are (a store restored from a backup, a node that was really deleted), and is believed.

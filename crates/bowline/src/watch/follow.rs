@@ -153,7 +153,7 @@ impl<T: Watchable> Follower<T> {
             return Ok((!keys.contains(&own)).then(|| format!("the cluster has no node {}", self.node)));
         }
         let gone = self.known.difference(&keys).count();
-        if gone == 0 {
+        if gone == 0 && !keys.is_empty() {
             return Ok(None);
         }
         let leave = self.line.leave().await;

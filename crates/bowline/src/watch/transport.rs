@@ -4,15 +4,17 @@
 //! the connection open, is found within [`PING_EVERY`] + [`PONG_WITHIN`]. Where only HTTP/1.1 is spoken, TCP's own probes find an end
 //! that is gone, within [`UNHEARD`].
 //!
-//! Invariant: credentials that the server refused are never used again without a look at their files. Reference: RFC 9113 section 6.7,
+//! Invariant: a token is never older than its file, and other credentials that the server refused are never used again without a look at
+//! their files. Reference: RFC 9113 section 6.7,
 //! tcp(7) for TCP_KEEPIDLE and TCP_USER_TIMEOUT, "Bound service account tokens" of the Kubernetes documentation.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -36,17 +38,48 @@ const UNHEARD: Duration = Duration::from_secs(20);
 /// TCP's own probes: first after so long, then as often, and so many.
 const PROBES: (Duration, Duration, u32) = (Duration::from_secs(8), Duration::from_secs(4), 3);
 
-/// Credentials are looked up anew at most this often.
-const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// Keys and certificates are looked up anew at most this often.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
 
-/// A client over such a connection. Files of tokens, keys and certificates are read anew when the server no longer takes what was in them.
+/// A client over such a connection. Files of tokens are read for every request, those of keys and certificates again when the server no
+/// longer takes what was in them.
 ///
 /// # Errors
 /// When the configuration's credentials or certificates cannot be used.
-pub(super) fn connect(config: Config) -> Result<Client, kube::Error> {
+pub(super) fn connect(mut config: Config) -> Result<Client, kube::Error> {
     let namespace = config.default_namespace.clone();
+    // A token in the configuration itself wins over a file.
+    let token_file = config.auth_info.token_file.take().filter(|_| config.auth_info.token.is_none());
     let using = Using { client: client_of(&config)?, read: Instant::now() };
-    Ok(Client::new(Renewing { config: Arc::new(config), using: Arc::new(Mutex::new(using)) }, namespace))
+    let token = Arc::new(Token { file: token_file.map(PathBuf::from), last: Mutex::new(None) });
+    Ok(Client::new(Renewing { config: Arc::new(config), using: Arc::new(Mutex::new(using)), token }, namespace))
+}
+
+/// A token that others renew in its file.
+struct Token {
+    file: Option<PathBuf>,
+    /// What was read last, for the moment in which the file is not there.
+    last: Mutex<Option<HeaderValue>>,
+}
+
+impl Token {
+    /// The header for a request; none where there is no file, or never was.
+    fn header(&self) -> Option<HeaderValue> {
+        let file = self.file.as_ref()?;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::fs::read_to_string(file) {
+            Ok(token) if !token.trim().is_empty() => match HeaderValue::try_from(format!("Bearer {}", token.trim())) {
+                Ok(mut header) => {
+                    header.set_sensitive(true);
+                    *last = Some(header);
+                }
+                Err(_) => tracing::warn!(file = %file.display(), "the token's file holds no token"),
+            },
+            Ok(_) => tracing::warn!(file = %file.display(), "the token's file is empty"),
+            Err(error) => tracing::warn!(file = %file.display(), %error, "the token cannot be read"),
+        }
+        last.clone()
+    }
 }
 
 fn client_of(config: &Config) -> Result<Client, kube::Error> {
@@ -90,6 +123,7 @@ fn client_of(config: &Config) -> Result<Client, kube::Error> {
 struct Renewing {
     config: Arc<Config>,
     using: Arc<Mutex<Using>>,
+    token: Arc<Token>,
 }
 
 struct Using {
@@ -107,7 +141,10 @@ impl Service<Request<Body>> for Renewing {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Some(token) = self.token.header() {
+            request.headers_mut().insert(header::AUTHORIZATION, token);
+        }
         let (config, using) = (self.config.clone(), self.using.clone());
         let client = lock(&using).client.clone();
         Box::pin(async move {
@@ -133,9 +170,9 @@ fn renew(config: &Config, using: &Mutex<Using>) {
     using.read = Instant::now();
     match client_of(config) {
         Ok(client) => {
-            tracing::info!("the API server does not know us; credentials are read anew");
+            tracing::info!("the API server does not know us; keys and certificates are read anew");
             using.client = client;
         }
-        Err(error) => tracing::warn!(%error, "the API server does not know us, and the credentials cannot be read anew"),
+        Err(error) => tracing::warn!(%error, "the API server does not know us, and keys or certificates cannot be read anew"),
     }
 }

@@ -378,3 +378,21 @@ fn an_event_that_cannot_be_read_leads_to_a_list() {
         .await;
     });
 }
+
+#[test]
+fn an_empty_list_of_a_cluster_without_this_node_is_doubted_also_where_nothing_was() {
+    time::run(async {
+        check(
+            vec![
+                whole(NEWEST, 10, &[]),
+                lacks_node(),
+                whole(NEWEST, 12, &[]),
+                has_node(),
+                watched(&["watch=true", "resourceVersion=12"], vec![event("ADDED", object("a", 13)), gone()], Then::Ends),
+                whole(&["resourceVersion=13", "resourceVersionMatch"], 15, &["a"]),
+            ],
+            &["=", "+ a", "= a"],
+        )
+        .await;
+    });
+}
