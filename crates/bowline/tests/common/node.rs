@@ -25,7 +25,8 @@ const DUMP: &str = "echo '#nft'; nft -j list ruleset || exit 1; \
     echo '#route'; ip -o -4 route show table all; ip -o -6 route show table all; \
     echo '#rule'; ip -o -4 rule; ip -o -6 rule; \
     echo '#link'; ip -o link; \
-    echo '#file'; ls -d /var/lib/bowline/attachments/* /var/lib/bowline/*/*.json /etc/cni/net.d/* /opt/cni/bin/* /run/bowline /var/lib/bowline 2>/dev/null; true";
+    echo '#file'; for f in /var/lib/bowline/attachments/* /var/lib/bowline/*/*.json /etc/cni/net.d/* /opt/cni/bin/* /run/bowline /var/lib/bowline; do \
+        if [ -L \"$f\" ]; then echo \"$f -> $(readlink \"$f\")\"; elif [ -e \"$f\" ]; then echo \"$f\"; fi; done";
 
 /// Reads a node's kernel and our files there.
 pub(crate) fn read(lab: &Lab, node: &str) -> Result<Kernel> {
@@ -63,6 +64,7 @@ fn is_ours(kind: &str, line: &str) -> bool {
         "link" => of_our_link(line),
         // The kernel's own routes of our links come and go with them.
         "route" => line.contains(OUR_PROTOCOL) || line.split_whitespace().any(of_our_link),
+        // Among them `loopback`, which is ours where it is a link to our plugin.
         "file" => line.contains("bowline"),
         _ => line.contains(OUR_PROTOCOL),
     }
