@@ -3,7 +3,7 @@
 //! | trouble | what is done |
 //! |---|---|
 //! | stopped, refused, no way there, 401, 429, 5xx | one question at a time for all kinds, every 2 to 3.5 s, later if the server says so (`line`) |
-//! | connection dead without a word | found by pings within 15 s, by TCP's probes within 20 s (`transport`) |
+//! | connection dead without a word | found by pings within 13 s, by TCP's probes within 20 s (`transport`) |
 //! | silent though connected | the watch is taken up anew after 150 s (`events`) |
 //! | an answer cut off, too slow, or no list at all | dropped as a whole and asked for again (`list`) |
 //! | 410, in a watch or a list | listed anew: first from memory, not older than what was seen; then the newest |
@@ -11,8 +11,7 @@
 //! | a list that is older, or is empty or lacks things and comes from a cluster without this node | asked for again, believed after a minute (`doubt`) |
 //!
 //! A server's return costs it one resumed watch for each of the six kinds and node; if it has forgotten where the watches were, a list
-//! for each as well, answered from memory, and a look at the node's own object for each
-//! list that is empty or takes something away.
+//! for each as well, answered from memory, and a look at the node's own object for each list that is empty or takes something away.
 //!
 //! Invariant: what leaves here is only what the API said; nothing is ever deleted because of trouble. A list that is read anew arrives as
 //! one `Replace`, so that what is missing from it is gone at once and what stays never blinks.

@@ -5,8 +5,8 @@
 //! that is gone, within [`UNHEARD`].
 //!
 //! Invariant: a token is never older than its file, and other credentials that the server refused are never used again without a look at
-//! their files. Reference: RFC 9113 section 6.7,
-//! tcp(7) for TCP_KEEPIDLE and TCP_USER_TIMEOUT, "Bound service account tokens" of the Kubernetes documentation.
+//! their files. Reference: RFC 9113 section 6.7, tcp(7) for TCP_KEEPIDLE and TCP_USER_TIMEOUT, "Bound service account tokens" of the
+//! Kubernetes documentation.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
