@@ -21,34 +21,18 @@ use super::time::Instant;
 /// How long, and how often, a contradiction must be repeated to be believed.
 const STEADY: (Duration, u32) = (Duration::from_secs(60), 3);
 
-/// What a list contradicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Contradiction {
-    /// What was seen before: it is older.
-    Older,
-    /// That we are here: its cluster has not got this node.
-    Stranger,
-}
-
 /// What was doubted since the last list that was believed.
 #[derive(Debug, Default)]
 pub(super) struct Doubt {
-    said: Option<(Contradiction, Instant)>,
+    first: Option<Instant>,
     times: u32,
 }
 
 impl Doubt {
-    /// Counts one more contradiction by the store itself; whether it is believed now. Another than the last one begins anew.
-    pub(super) fn is_overcome(&mut self, what: Contradiction) -> bool {
+    /// Counts one more contradiction by the store itself; whether it is believed now.
+    pub(super) fn is_overcome(&mut self) -> bool {
         let (steady, times) = STEADY;
-        let first = match self.said {
-            Some((said, first)) if said == what => first,
-            Some(_) | None => {
-                self.times = 0;
-                Instant::now()
-            }
-        };
-        self.said = Some((what, first));
+        let first = *self.first.get_or_insert_with(Instant::now);
         self.times += 1;
         self.times >= times && first.elapsed() >= steady
     }
