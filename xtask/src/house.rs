@@ -9,8 +9,9 @@ mod tests {
     const MAY_SEE: &[(&str, &[&str])] = &[
         ("model", &[]),
         ("compile", &["model"]),
-        ("dataplane", &["model"]),
-        ("kernel", &["model", "dataplane"]),
+        ("bpf", &[]),
+        ("dataplane", &["model", "bpf"]),
+        ("kernel", &["model", "dataplane", "bpf"]),
         ("cni", &["model"]),
         ("dns", &["model"]),
         ("apiserver", &["model"]),
@@ -19,7 +20,7 @@ mod tests {
     ];
 
     /// Crates that do no I/O, with what they may not depend on.
-    const PURE: &[&str] = &["model", "compile", "dataplane"];
+    const PURE: &[&str] = &["model", "compile", "bpf", "dataplane"];
     const IMPURE_DEPENDENCIES: &[&str] = &["tokio", "rustix", "libc", "netlink-sys", "kube", "hyper", "axum", "tracing-subscriber"];
 
     /// Words that a pure crate's source may not hold.

@@ -120,6 +120,14 @@ pub(crate) const CODES: &[Explained] = &[
                `bowline uninstall` once more.",
     },
     Explained {
+        code: 1311,
+        title: "services are not translated at the socket",
+        text: "serviceMode is ebpf, but the kernel or the node lacks something for the programs at the cgroup's socket hooks: Linux 5.18, the\n\
+               cgroup2 hierarchy and the BPF file system mounted, the capabilities BPF, PERFMON and NET_ADMIN. nftables serves everything\n\
+               meanwhile, with the same meaning. The agent tries again every minute. Where serviceMode is nftables, programs of a former\n\
+               mode could not be taken off: `bowline uninstall` on the stopped agent does it, or remove the directory named.",
+    },
+    Explained {
         code: 2030,
         title: "there is no such link",
         text: "The setting iface (--iface) names a link that this machine does not have, or that is down.",

@@ -13,19 +13,26 @@ use crate::objects::net::{NetKey, NetObject};
 use crate::objects::nft::{
     BaseChain, ChainKind, ChainSpec, ElementData, ElementSpec, Field, Hook, NftKey, NftObject, Rule, SetData, SetSpec, Verdict,
 };
+use crate::objects::sockets::{SocketKey, SocketValue};
 
-/// Objects for both drivers, in the order in which they were thought of; of two with the same key the later counts. Sorted once, at the
+/// Objects for the drivers, in the order in which they were thought of; of two with the same key the later counts. Sorted once, at the
 /// end: for a hundred thousand elements that is several times faster than a map from the start.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     net: Vec<(NetKey, NetObject)>,
     nft: Vec<(NftKey, NftObject)>,
+    sockets: Vec<(SocketKey, SocketValue)>,
 }
 
 impl Objects {
     /// A link, route, rule and so on.
     pub(crate) fn net(&mut self, key: NetKey, object: NetObject) {
         self.net.push((key, object));
+    }
+
+    /// An element of a map of the socket hooks.
+    pub(crate) fn socket(&mut self, key: SocketKey, value: SocketValue) {
+        self.sockets.push((key, value));
     }
 
     /// A set or map.
@@ -81,7 +88,11 @@ pub(crate) struct Change {
 impl Change {
     /// What is to be done.
     pub(crate) fn into_delta(self) -> ObjectDelta {
-        ObjectDelta { net: delta(self.old.net, self.new.net), nft: delta(self.old.nft, self.new.nft) }
+        ObjectDelta {
+            net: delta(self.old.net, self.new.net),
+            nft: delta(self.old.nft, self.new.nft),
+            sockets: delta(self.old.sockets, self.new.sockets),
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub struct HostFacts {
     pub default_link: Option<Arc<str>>,
     /// Ethernet addresses of the nodes that are on a link of ours, as far as they have been learnt (by family of the neighbour entry).
     pub peer_macs: BTreeMap<NodeName, Dual<MacAddr>>,
+    /// Programs of ours are at the socket hooks.
+    pub socket_hooks: bool,
 }
 
 impl HostFacts {

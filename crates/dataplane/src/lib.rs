@@ -36,6 +36,7 @@ pub fn lower(old: &Intent, new: &Intent, host: &HostFacts) -> Checked<ObjectDelt
     pod::lower(old, new, first, host, &mut change);
     fabric::lower(old, new, first, host, &mut change);
     service::nftables::lower(old, new, first, host, &mut change);
+    service::ebpf::lower(old, new, host, &mut change);
     policy::nftables::lower(old, new, first, host, &mut change);
     masquerade::lower(old, new, first, host, &mut change);
     Checked { value: change.into_delta(), problems: fabric::problems(&new.routes, host) }

@@ -4,14 +4,17 @@
 //! should be.
 #![allow(clippy::disallowed_methods, reason = "drivers wait on sockets with deadlines")]
 
+pub mod bpf;
 pub mod conntrack;
 pub mod crash;
 pub mod fake;
+pub mod mounts;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod pod;
 pub mod reconcile;
+pub mod sockdiag;
 mod sys;
 pub mod sysctl;
 pub mod watch;

@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bowline_kernel::mounts;
+pub(crate) use bowline_kernel::mounts::MountPoint;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
@@ -92,38 +94,14 @@ fn setns(fd: impl AsFd) -> io::Result<()> {
     Ok(rustix::thread::move_into_link_name_space(fd.as_fd(), None)?)
 }
 
-/// The mount point of the cgroup2 hierarchy, from mountinfo.
+/// The mount point of the cgroup2 hierarchy.
 pub(crate) fn cgroup2_root() -> Result<PathBuf> {
-    mounts()?
-        .into_iter()
-        .find(|mount| mount.kind == "cgroup2")
-        .map(|mount| mount.point)
-        .context("no cgroup2 hierarchy is mounted on this machine")
-}
-
-/// One line of mountinfo.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MountPoint {
-    /// Where it is mounted.
-    pub(crate) point: PathBuf,
-    /// Type of the file system.
-    pub(crate) kind: String,
+    mounts::first_of("cgroup2").context("read /proc/self/mountinfo")?.context("no cgroup2 hierarchy is mounted on this machine")
 }
 
 /// The mounts that this process sees, in their order.
 pub(crate) fn mounts() -> Result<Vec<MountPoint>> {
-    let text = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    Ok(text.lines().filter_map(parse_mount).collect())
-}
-
-fn parse_mount(line: &str) -> Option<MountPoint> {
-    let (left, right) = line.split_once(" - ")?;
-    Some(MountPoint { point: PathBuf::from(unescape(left.split(' ').nth(4)?)), kind: right.split(' ').next()?.to_owned() })
-}
-
-/// Undoes mountinfo's octal escapes of blank, tab, newline and backslash.
-fn unescape(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    mounts::all().context("read /proc/self/mountinfo")
 }
 
 /// Moves the calling process into a cgroup, made if it is not there.
@@ -194,14 +172,6 @@ pub(crate) fn detach(point: &Path) -> Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
     use super::*;
-
-    #[test]
-    fn a_mountinfo_line_is_read() {
-        let line = r"41 31 0:38 / /sys/fs/my\040group rw,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate";
-        let mount = parse_mount(line).unwrap();
-        assert_eq!(mount.point, PathBuf::from("/sys/fs/my group"));
-        assert_eq!(mount.kind, "cgroup2");
-    }
 
     #[test]
     fn the_mount_namespace_is_joined_last() {

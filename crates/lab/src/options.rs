@@ -37,6 +37,27 @@ impl Backend {
     }
 }
 
+/// How agents serve services.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceMode {
+    /// In nftables alone.
+    #[default]
+    Nftables,
+    /// At the socket where there is one, in nftables otherwise.
+    Ebpf,
+}
+
+impl ServiceMode {
+    /// The word for it in the agent's configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            ServiceMode::Nftables => "nftables",
+            ServiceMode::Ebpf => "ebpf",
+        }
+    }
+}
+
 /// What lies between the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -69,6 +90,9 @@ pub struct Options {
     pub backend: Backend,
     /// With vxlan: plain routes between nodes on one LAN.
     pub direct_routing: bool,
+    /// How services are served.
+    #[serde(default)]
+    pub service_mode: ServiceMode,
     /// What lies between the nodes.
     pub underlay: Underlay,
     /// Pod networks.
@@ -124,6 +148,9 @@ pub struct UpArgs {
     /// With vxlan: plain routes between nodes that are neighbours
     #[arg(long)]
     pub direct_routing: bool,
+    /// How services are served
+    #[arg(long, value_enum, default_value_t = ServiceMode::Nftables)]
+    pub service_mode: ServiceMode,
     /// What lies between the nodes: one LAN, or a router with a subnet for each
     #[arg(long, value_enum, default_value_t = Underlay::Lan)]
     pub underlay: Underlay,
@@ -236,6 +263,7 @@ impl UpArgs {
             name: self.name.clone(),
             nodes: self.nodes,
             backend: self.backend,
+            service_mode: self.service_mode,
             direct_routing: self.direct_routing,
             underlay: self.underlay,
             dns_ip: dns_addresses(&self.dns_ip, &service_cidr)?,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bowline_dataplane::HostFacts;
 use bowline_dataplane::objects::net::NetKey;
 use bowline_dataplane::objects::nft::NftKey;
+use bowline_dataplane::objects::sockets::SocketKey;
 use bowline_kernel::netlink::NetDriver;
 use bowline_kernel::nft::NftDriver;
 use bowline_kernel::reconcile::{Reconciler, SyncMode, SyncReport};
@@ -19,6 +20,7 @@ use bowline_model::intent::Intent;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::sockets::Sockets;
 use super::turn::Published;
 use super::{host, reap};
 
@@ -39,6 +41,8 @@ pub(crate) struct Applied {
     pub(crate) problems: Arc<Vec<Problem>>,
     /// Chains and sets that are not as they should be: pods are not opened while there are any.
     pub(crate) rules_failed: bool,
+    /// Services are translated at the socket where they can be.
+    pub(crate) socket_hooks: bool,
     /// The tunnel is not there, or the kernel does not forward.
     pub(crate) fabric_failed: bool,
     /// How long the last lowering and writing took, in microseconds.
@@ -65,6 +69,7 @@ impl Applied {
 pub(crate) struct Applier {
     nft: Reconciler<NftDriver>,
     net: Reconciler<NetDriver>,
+    sockets: Sockets,
     lowered: Arc<Intent>,
     /// The newest intent whose rules were all written: what it allows is all that is let through.
     reaped: Arc<Intent>,
@@ -121,10 +126,11 @@ impl Applier {
     ///
     /// # Errors
     /// When the kernel gives no netlink socket.
-    pub(crate) fn open(iface: Option<String>, applied: watch::Sender<Applied>) -> anyhow::Result<Applier> {
+    pub(crate) fn open(iface: Option<String>, sockets: Sockets, applied: watch::Sender<Applied>) -> anyhow::Result<Applier> {
         Ok(Applier {
             nft: Reconciler::new(NftDriver::open()?),
             net: Reconciler::new(NetDriver::open()?),
+            sockets,
             lowered: Arc::default(),
             reaped: Arc::default(),
             host: HostFacts::default(),
@@ -148,10 +154,13 @@ impl Applier {
         loop {
             let published = wakes.published.borrow_and_update().clone();
             if published.synced {
-                self.turn(&published.intent, looks);
+                if looks != Looks::SHADOW || !self.nothing_but_hooks_to_look_at(&published.intent) {
+                    self.turn(&published.intent, looks);
+                }
                 looks = Looks::SHADOW;
             }
-            let retry_at = [self.nft.next_retry_ms(), self.net.next_retry_ms(), hint_at].into_iter().flatten().min();
+            let retries = [self.nft.next_retry_ms(), self.net.next_retry_ms(), self.sockets.next_retry_ms(self.now_ms()), hint_at];
+            let retry_at = retries.into_iter().flatten().min();
             let until = retry_at.map_or(read_back_at, |at| at.min(read_back_at));
             let pause = Duration::from_millis(until.saturating_sub(self.now_ms()));
             let woken = runtime.block_on(async {
@@ -177,11 +186,27 @@ impl Applier {
         }
     }
 
+    /// Looks after the socket hooks; says whether that was all there was to do.
+    fn nothing_but_hooks_to_look_at(&mut self, intent: &Arc<Intent>) -> bool {
+        let waits = self.nft.next_retry_ms().or(self.net.next_retry_ms()).is_some();
+        if waits || !Arc::ptr_eq(&self.lowered, intent) || self.host.socket_hooks != self.sockets.are_used() {
+            return false;
+        }
+        let before = self.now_us();
+        let report = self.sockets.sync(SyncMode::Shadow, self.now_ms());
+        if report.written + report.removed > 0 || !report.is_clean() {
+            self.tell(&SyncReport::default(), &report, &SyncReport::default(), before);
+        }
+        true
+    }
+
     fn turn(&mut self, intent: &Arc<Intent>, looks: Looks) {
         let before = self.now_us();
         self.want(intent, looks.net);
         let now = self.now_ms();
         let rules = self.nft.sync(looks.nft, now);
+        // After the rules, which serve what these maps lack.
+        let sockets = self.sockets.sync(looks.nft, now);
         // Links and routes after the rules that guard them.
         let routes = self.net.sync(looks.net, now);
         let old = std::mem::replace(&mut self.lowered, intent.clone());
@@ -190,7 +215,7 @@ impl Applier {
         if rules.is_clean() {
             self.reaped = intent.clone();
         }
-        self.tell(&rules, &routes, before);
+        self.tell(&rules, &sockets, &routes, before);
     }
 
     /// Turns the intent into wanted objects: the difference, or everything anew where the host itself has changed.
@@ -201,6 +226,7 @@ impl Applier {
         } else {
             self.host.clone()
         };
+        let host = HostFacts { socket_hooks: self.sockets.are_used(), ..host };
         let lowered = if host == self.host {
             bowline_dataplane::lower(&self.lowered, intent, &host)
         } else {
@@ -210,26 +236,31 @@ impl Applier {
             delta.value.nft = bowline_model::Delta::between(self.nft.wanted(), &nft);
             let net = delta.value.net.set;
             delta.value.net = bowline_model::Delta::between(self.net.wanted(), &net);
+            let sockets = delta.value.sockets.set;
+            delta.value.sockets = bowline_model::Delta::between(self.sockets.wanted(), &sockets);
             self.host = host;
             delta
         };
         self.nft.want(lowered.value.nft);
         self.net.want(lowered.value.net);
+        self.sockets.want(lowered.value.sockets);
         self.nft.allow_removal();
         self.net.allow_removal();
         self.lowering_problems = lowered.problems;
         self.lowering_problems.extend(host_problems);
     }
 
-    fn tell(&mut self, rules: &SyncReport<NftKey>, routes: &SyncReport<NetKey>, before: u64) {
+    fn tell(&mut self, rules: &SyncReport<NftKey>, sockets: &SyncReport<SocketKey>, routes: &SyncReport<NetKey>, before: u64) {
         let mut problems = self.lowering_problems.clone();
         problems.extend(rules.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
+        problems.extend(sockets.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
+        problems.extend(self.sockets.problem());
         problems.extend(routes.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
-        for error in [&rules.read_error, &routes.read_error].into_iter().flatten() {
+        for error in [&rules.read_error, &sockets.read_error, &routes.read_error].into_iter().flatten() {
             problems.push(refused("reading back".to_owned(), error));
         }
         let unique: BTreeSet<Problem> = problems.into_iter().collect();
-        let written = rules.written + rules.removed + routes.written + routes.removed;
+        let written = rules.written + rules.removed + sockets.written + sockets.removed + routes.written + routes.removed;
         let took = self.now_us().saturating_sub(before);
         if written > 0 {
             tracing::debug!(revision = self.lowered.revision, written, elapsed_us = took, "kernel made equal");
@@ -238,9 +269,11 @@ impl Applier {
         let rules_failed = !rules.is_clean() || !self.nft.dirty().is_empty();
         let fabric_failed = routes.read_error.is_some() || self.net.dirty().iter().any(concerns_all);
         let pod_mtu_bytes = bowline_dataplane::pod::mtu(&self.lowered.routes, &self.host);
+        let socket_hooks = self.sockets.are_used();
         self.applied.send_modify(|applied| {
             applied.intent = self.lowered.clone();
             applied.pod_mtu_bytes = pod_mtu_bytes;
+            applied.socket_hooks = socket_hooks;
             applied.problems = Arc::new(unique.into_iter().collect());
             applied.rules_failed = rules_failed;
             applied.fabric_failed = fabric_failed;

@@ -20,7 +20,8 @@ Keys of the settings file (YAML); an unknown key is an error:
   apiServer           https://HOST:PORT of the API server, in place of the kubeconfig's or of KUBERNETES_SERVICE_HOST: wanted where
                       nobody but Bowline serves the kubernetes service, since the agent needs the API before it can serve it
   backend             {type: vxlan, vni: 1, port: 8472, directRouting: false} or {type: host-gw}
-  serviceMode         nftables
+  serviceMode         nftables, or ebpf: what the node's and its pods' own programs connect to is translated at the socket, the rest by
+                      nftables; where the kernel lacks something, nftables alone
   clusterCIDRs        list of the networks that pods have addresses in
   serviceCIDRs        list of the service networks
   nodePortAddresses   list of networks whose addresses of the node take NodePort traffic; all if empty
@@ -87,6 +88,8 @@ pub(crate) enum ServiceMode {
     /// A few named maps in nftables.
     #[default]
     Nftables,
+    /// At the socket by BPF programs where there is one, in nftables otherwise.
+    Ebpf,
 }
 
 impl ServiceMode {
@@ -94,6 +97,7 @@ impl ServiceMode {
     pub(crate) fn word(self) -> &'static str {
         match self {
             ServiceMode::Nftables => "nftables",
+            ServiceMode::Ebpf => "ebpf",
         }
     }
 }

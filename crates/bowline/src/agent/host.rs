@@ -52,7 +52,7 @@ fn facts(node: &mut Netlink, iface: Option<&str>, routes: &RoutesIntent, before:
         Some(name) => Some(Arc::from(name)),
         None => links.iter().find(|link| Some(link.index) == default_index).map(|link| link.name.clone()),
     };
-    let mut facts = HostFacts { links, default_link, peer_macs: BTreeMap::new() };
+    let mut facts = HostFacts { links, default_link, ..HostFacts::default() };
     facts.peer_macs = peer_macs(node, &facts, routes, before)?;
     Ok(facts)
 }

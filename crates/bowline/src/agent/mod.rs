@@ -16,6 +16,7 @@ pub(crate) mod install;
 mod network;
 mod reap;
 mod service_health;
+mod sockets;
 pub(crate) mod status;
 mod turn;
 
@@ -189,7 +190,8 @@ fn start_kernel_thread(
     stop: &CancellationToken,
 ) -> anyhow::Result<std::thread::JoinHandle<()>> {
     let foreign = Arc::<Foreign>::default();
-    let mut applier = Applier::open(config.iface.clone(), applied).context("netlink")?;
+    let sockets = sockets::Sockets::open(config.service_mode, &config.state_dir);
+    let mut applier = Applier::open(config.iface.clone(), sockets, applied).context("netlink")?;
     listen_to_kernel(foreign.clone(), &applier.own_ports(), stop.clone())?;
     let wakes = Wakes { published, foreign, stop: stop.clone() };
     let runtime = tokio::runtime::Handle::current();

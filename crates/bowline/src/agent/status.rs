@@ -32,7 +32,7 @@ pub(crate) struct NodeStatus {
     pub(crate) state: String,
     /// Backend in one word.
     pub(crate) backend: String,
-    /// How services are served.
+    /// How services are to be served.
     pub(crate) mode: String,
     /// Pods attached to the node.
     pub(crate) pods: usize,
@@ -124,6 +124,11 @@ pub(crate) struct Teller {
     pub(crate) started: std::time::Instant,
 }
 
+/// How services are served, which is not as wanted where the kernel lacks something (a problem says what).
+fn mode_in_force(wanted: ServiceMode, applied: &Applied) -> ServiceMode {
+    if applied.socket_hooks { wanted } else { ServiceMode::Nftables }
+}
+
 impl Teller {
     /// The node as it is now.
     pub(crate) fn status(&self) -> NodeStatus {
@@ -144,7 +149,7 @@ impl Teller {
             node: self.node.clone(),
             state: state.into(),
             backend: backend_word(&self.backend).into(),
-            mode: self.mode.word().into(),
+            mode: mode_in_force(self.mode, &applied).word().into(),
             pods: applied.intent.pods.pods.len(),
             synced,
             revision: published.intent.revision,

@@ -1,6 +1,6 @@
 //! `bowline uninstall`: takes everything of ours off this node, and proves it.
 //!
-//! Only what carries our mark is touched: the table `inet bowline`, routes and rules of our protocol number, links by our names and alias,
+//! Only what carries our mark is touched: the table `inet bowline`, BPF programs and maps in our directory, routes and rules of our protocol number, links by our names and alias,
 //! our files. Others' objects are never read as ours.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bowline_kernel::bpf::Hooks;
 use bowline_kernel::netlink::{NetDriver, Netlink};
 use bowline_kernel::nft::NftDriver;
 use bowline_kernel::reconcile::Driver;
@@ -100,6 +101,7 @@ fn remove(args: &UninstallArgs) -> anyhow::Result<()> {
     for name in our_links(&mut node)? {
         node.delete_link(&name)?;
     }
+    Hooks::uninstall()?;
     NetDriver::open()?.uninstall()?;
     NftDriver::open()?.uninstall()?;
     Ok(())
@@ -122,6 +124,7 @@ fn our_links(node: &mut Netlink) -> anyhow::Result<Vec<String>> {
 fn left(args: &UninstallArgs) -> anyhow::Result<Vec<String>> {
     let mut found: Vec<String> =
         args.files().iter().filter(|f| f.symlink_metadata().is_ok()).map(|f| format!("file {}", f.display())).collect();
+    found.extend(Hooks::home()?.map(|home| format!("BPF programs and maps in {}", home.display())));
     found.extend(our_links(&mut Netlink::open()?)?.into_iter().map(|name| format!("link {name}")));
     found.extend(NetDriver::open()?.read_owned(&BTreeMap::new())?.into_keys().map(|key| format!("{key:?}")));
     found.extend(NftDriver::open()?.read_owned(&BTreeMap::new())?.into_keys().map(|key| format!("nftables {key:?}")));

@@ -97,6 +97,10 @@ impl Setup {
         self.flags(&["--underlay", "routed"])
     }
 
+    pub(crate) fn ebpf(self) -> Setup {
+        self.flags(&["--service-mode", "ebpf"])
+    }
+
     pub(crate) fn direct(self) -> Setup {
         self.flag("--direct-routing")
     }

@@ -25,7 +25,8 @@ const DUMP: &str = "echo '#nft'; nft -j list ruleset || exit 1; \
     echo '#route'; ip -o -4 route show table all; ip -o -6 route show table all; \
     echo '#rule'; ip -o -4 rule; ip -o -6 rule; \
     echo '#link'; ip -o link; \
-    echo '#file'; for f in /var/lib/bowline/attachments/* /var/lib/bowline/*/*.json /etc/cni/net.d/* /opt/cni/bin/* /run/bowline /var/lib/bowline; do \
+    echo '#file'; for f in /var/lib/bowline/attachments/* /var/lib/bowline/*/*.json /etc/cni/net.d/* /opt/cni/bin/* /run/bowline /var/lib/bowline \
+        /sys/fs/bpf/bowline /sys/fs/bpf/bowline/*/*; do \
         if [ -L \"$f\" ]; then echo \"$f -> $(readlink \"$f\")\"; elif [ -e \"$f\" ]; then echo \"$f\"; fi; done";
 
 /// Reads a node's kernel and our files there.

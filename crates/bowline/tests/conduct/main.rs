@@ -10,6 +10,7 @@ mod common;
 mod cut;
 mod foreign;
 mod moves;
+mod sockets;
 mod uninstall;
 
 use std::process::ExitCode;
@@ -17,19 +18,34 @@ use std::process::ExitCode;
 use common::lab::Setup;
 use common::rows::{Group, Row};
 
-const GROUPS: &[Group] = &[Group {
-    setup: Some(|| Setup::new("host-gw").dual()),
-    rows: &[
-        Row { name: "cut", title: "a policy cuts what it no longer allows", check: cut::by_policy },
-        Row { name: "absence", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
-        Row { name: "moves", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
-        Row { name: "returns", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
-        Row { name: "foreign", title: "others' objects are untouched", check: foreign::untouched },
-        Row { name: "repairs", title: "what others take away is put back", check: foreign::repaired },
-        // The last one: its node is not of use afterwards.
-        Row { name: "uninstall", title: "uninstall leaves nothing, and proves it", check: uninstall::leaves_nothing },
-    ],
-}];
+const ROWS: &[Row] = &[
+    Row { name: "cut", title: "a policy cuts what it no longer allows", check: cut::by_policy },
+    Row { name: "absence", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
+    Row { name: "moves", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
+    Row { name: "returns", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
+    Row { name: "foreign", title: "others' objects are untouched", check: foreign::untouched },
+    Row { name: "repairs", title: "what others take away is put back", check: foreign::repaired },
+    // The last one: its node is not of use afterwards.
+    Row { name: "uninstall", title: "uninstall leaves nothing, and proves it", check: uninstall::leaves_nothing },
+];
+
+const AT_SOCKETS: &[Row] = &[
+    Row { name: "sockets", title: "a socket goes straight to the endpoint", check: sockets::straight },
+    Row { name: "loopback", title: "node ports answer on loopback", check: sockets::on_loopback },
+    Row { name: "refused", title: "no endpoint is refused at the socket", check: sockets::refused },
+    Row { name: "kept", title: "a socket keeps its endpoint", check: sockets::kept },
+    Row { name: "moves-ebpf", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
+    Row { name: "returns-ebpf", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
+    Row { name: "detached", title: "hooks that someone detaches are put back", check: sockets::put_back },
+    Row { name: "restart", title: "a restart keeps hooks and maps", check: sockets::over_a_restart },
+    Row { name: "mode", title: "another mode leaves nothing of this one", check: sockets::other_mode },
+    Row { name: "uninstall-ebpf", title: "uninstall leaves nothing, and proves it", check: uninstall::leaves_nothing },
+];
+
+const GROUPS: &[Group] = &[
+    Group { setup: Some(|| Setup::new("host-gw").dual()), rows: ROWS },
+    Group { setup: Some(|| Setup::new("vxlan").dual().ebpf()), rows: AT_SOCKETS },
+];
 
 fn main() -> ExitCode {
     common::rows::main(GROUPS)

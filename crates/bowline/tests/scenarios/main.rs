@@ -78,6 +78,8 @@ const ROWS: &[Row] = &[
     Row { name: "host-gw-dual", setup: || Setup::new("host-gw").dual(), in_demo: false },
     Row { name: "vxlan-routed", setup: || Setup::new("vxlan").routed(), in_demo: false },
     Row { name: "vxlan-direct", setup: || Setup::new("vxlan").direct(), in_demo: false },
+    Row { name: "vxlan-ebpf", setup: || Setup::new("vxlan").ebpf(), in_demo: false },
+    Row { name: "host-gw-dual-ebpf", setup: || Setup::new("host-gw").dual().ebpf(), in_demo: false },
 ];
 
 fn main() -> ExitCode {

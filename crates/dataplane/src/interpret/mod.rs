@@ -11,6 +11,7 @@
 mod eval;
 mod faults;
 mod packet;
+pub mod sockets;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

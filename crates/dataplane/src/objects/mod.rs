@@ -2,16 +2,19 @@
 
 pub mod net;
 pub mod nft;
+pub mod sockets;
 
 use bowline_model::Delta;
 
-/// Changes for both drivers.
+/// Changes for the drivers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectDelta {
     /// Links, addresses, routes, neighbours, forwarding entries, rules, sysctls.
     pub net: Delta<net::NetKey, net::NetObject>,
     /// Sets, elements, chains of our nftables table.
     pub nft: Delta<nft::NftKey, nft::NftObject>,
+    /// Elements of the maps of the socket hooks.
+    pub sockets: Delta<sockets::SocketKey, sockets::SocketValue>,
 }
 
 impl ObjectDelta {
@@ -19,10 +22,11 @@ impl ObjectDelta {
     pub fn then(&mut self, later: ObjectDelta) {
         self.net.then(later.net);
         self.nft.then(later.nft);
+        self.sockets.then(later.sockets);
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.net.is_empty() && self.nft.is_empty()
+        self.net.is_empty() && self.nft.is_empty() && self.sockets.is_empty()
     }
 }

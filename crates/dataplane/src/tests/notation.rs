@@ -93,6 +93,7 @@ pub(super) fn host() -> HostFacts {
         links: vec![link("eth0", 2, &["10.0.0.1/24", "fd00::1/64"]), link("eth1", 3, &["192.0.2.1/24", "2001:db8:2::1/64"])],
         default_link: Some("eth0".into()),
         peer_macs: [("n2".into(), macs(2)), ("n3".into(), macs(3))].into(),
+        socket_hooks: false,
     }
 }
 

@@ -1,6 +1,8 @@
 //! The few calls for which no safe wrapper exists: all `unsafe` of this crate.
 #![allow(unsafe_code, reason = "this is the room for it")]
 
+pub(crate) mod bpf;
+
 use std::io;
 
 /// Moves the calling thread into a network namespace of its own, new and empty but for a loopback device that is down.

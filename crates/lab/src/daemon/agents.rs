@@ -48,7 +48,7 @@ fn settings(lab: &Lab, node: &Node) -> String {
          backend:\n\
          \x20 type: {}\n\
          \x20 directRouting: {}\n\
-         serviceMode: nftables\n\
+         serviceMode: {}\n\
          clusterCIDRs: [{}]\n\
          serviceCIDRs: [{}]\n\
          runDir: /run/bowline\n\
@@ -58,6 +58,7 @@ fn settings(lab: &Lab, node: &Node) -> String {
         node.name(),
         options.backend.word(),
         options.direct_routing,
+        options.service_mode.word(),
         networks(&options.pod_cidr),
         networks(&options.service_cidr),
     )

@@ -78,9 +78,10 @@ pub(super) fn run(tag: &str, pause_us: u64, targets: &[SocketAddr]) -> Result<()
     }
     let senders: Vec<_> = flows
         .iter()
-        .map(|(_, socket, flow)| {
+        .map(|(target, socket, flow)| {
+            let target = *target;
             let (socket, flow, stop, tag) = (socket.clone(), flow.clone(), stop.clone(), tag.to_owned());
-            std::thread::spawn(move || send(&socket, &flow, &tag, Duration::from_micros(pause_us), &stop))
+            std::thread::spawn(move || send(&socket, target, &flow, &tag, Duration::from_micros(pause_us), &stop))
         })
         .collect();
     super::converse(|_| {
@@ -115,7 +116,7 @@ fn first_answer(socket: &UdpSocket, tag: &str) -> Result<()> {
     }
 }
 
-fn send(socket: &UdpSocket, flow: &Shared, tag: &str, pause: Duration, stop: &AtomicBool) {
+fn send(socket: &UdpSocket, target: SocketAddr, flow: &Shared, tag: &str, pause: Duration, stop: &AtomicBool) {
     let mut due = Instant::now();
     let mut number = 0_u64;
     while !stop.load(Ordering::Relaxed) {
@@ -124,8 +125,12 @@ fn send(socket: &UdpSocket, flow: &Shared, tag: &str, pause: Duration, stop: &At
         due += pause;
         number += 1;
         lock(flow).sent = number;
-        if socket.send(format!("{tag} {number}").as_bytes()).is_err() {
+        if let Err(error) = socket.send(format!("{tag} {number}").as_bytes()) {
             lock(flow).refused += 1;
+            // Its peer went, and the socket with it: a client connects again.
+            if error.raw_os_error() == Some(rustix::io::Errno::DESTADDRREQ.raw_os_error()) {
+                let _ = socket.connect(target);
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 mod cni;
 mod datagrams;
 mod follow;
+mod letters;
 mod probe;
 mod serve;
 mod stream;
@@ -49,6 +50,7 @@ fn run(words: &[String]) -> Result<()> {
         ["stream", connections, targets @ ..] => stream::run(connections.parse()?, &addresses(targets)?),
         ["datagrams", tag, pause_us, targets @ ..] => datagrams::run(tag, pause_us.parse()?, &addresses(targets)?),
         ["flood", tag, targets @ ..] => datagrams::flood(tag, &addresses(targets)?),
+        ["letters", tag, count, target] => letters::run(tag, count.parse()?, target.parse()?),
         ["probe", targets @ ..] => probe::run(&addresses(targets)?),
         ["follow", target] => follow::run(target.parse()?),
         ["cni", count, pods @ ..] => cni::run(count.parse()?, pods),

@@ -194,6 +194,7 @@ fn host(families: &[Family], routed: bool) -> HostFacts {
         links: vec![link("eth0", 2, &|family| node_address(family, 1, routed)), link("eth1", 3, &second_address)],
         default_link: Some("eth0".into()),
         peer_macs: near.iter().map(|name| ((*name).into(), macs(name))).collect(),
+        socket_hooks: false,
     }
 }
 

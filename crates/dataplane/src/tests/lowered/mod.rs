@@ -6,6 +6,7 @@
 mod changes;
 mod cluster;
 mod expected;
+mod sockets;
 mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,17 @@
+//! The layout of what both sides of a map see: of each C structure its size in bytes, and each field with its offset and size.
+//!
+//! The build script turns this table into assertions in front of the C sources; the encoders of `abi.rs` are held against it by their types'
+//! lengths and by tests. So a change of one side alone does not compile.
+
+/// A structure: its name in C, its size, its fields (name, offset, size).
+pub type Layout = (&'static str, usize, &'static [(&'static str, usize, usize)]);
+
+/// All structures that are keys or values of maps.
+pub const LAYOUTS: &[Layout] = &[
+    ("frontend_key", 20, &[("address", 0, 16), ("port", 16, 2), ("protocol", 18, 1), ("kind", 19, 1)]),
+    ("frontend", 8, &[("generation", 0, 4), ("endpoints", 4, 4)]),
+    ("endpoint_key", 28, &[("frontend", 0, 20), ("generation", 20, 4), ("index", 24, 4)]),
+    ("endpoint", 20, &[("address", 0, 16), ("port", 16, 2), ("zero", 18, 2)]),
+    ("peer_key", 32, &[("socket", 0, 8), ("endpoint", 8, 20), ("zero", 28, 4)]),
+    ("live_key", 40, &[("frontend", 0, 20), ("endpoint", 20, 20)]),
+];

@@ -1,0 +1,237 @@
+//! The programs: loading, attaching, looking whether they are there, taking off.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use aya::EbpfLoader;
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, CgroupSockAddr};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::maps::SocketDriver;
+use super::stale::Sweeper;
+use crate::mounts;
+use crate::sys::bpf as sys;
+
+/// Our directory in the BPF file system.
+const DIRECTORY: &str = "bowline";
+
+/// Why services are not served at the socket.
+#[derive(Debug, Error)]
+pub enum BpfError {
+    /// A file system that the hooks live in is not mounted.
+    #[error("no {kind} file system is mounted")]
+    NotMounted {
+        /// Its type.
+        kind: &'static str,
+        /// How it is mounted.
+        command: &'static str,
+    },
+    /// The kernel did not take the programs or their maps.
+    #[error("the kernel does not take the programs: {reason}")]
+    Load {
+        /// The chain of errors, the verifier's last words among them.
+        reason: String,
+    },
+    /// A program could not be attached or pinned.
+    #[error("{hook}: cannot be attached: {reason}")]
+    Attach {
+        /// Which hook.
+        hook: &'static str,
+        /// The chain of errors.
+        reason: String,
+    },
+    /// A file of ours there cannot be made, read or removed.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl BpfError {
+    /// What an operator does about it.
+    pub fn fix(&self) -> String {
+        match self {
+            BpfError::NotMounted { command, .. } => format!("mount it: {command}"),
+            BpfError::Load { .. } => {
+                "Linux 5.18 with CONFIG_CGROUP_BPF and the capabilities BPF, PERFMON and NET_ADMIN are needed; or set serviceMode: nftables"
+                    .to_owned()
+            }
+            BpfError::Attach { .. } => {
+                "let nobody hold the cgroup root exclusively (`bpftool cgroup tree`), or set serviceMode: nftables".to_owned()
+            }
+            BpfError::File { .. } => "let the agent write to the BPF file system, or set serviceMode: nftables".to_owned(),
+        }
+    }
+}
+
+/// The programs at their hooks.
+#[derive(Debug)]
+pub struct Hooks {
+    cgroup: PathBuf,
+    maps: PathBuf,
+    links: PathBuf,
+    node_netns: u64,
+}
+
+impl Hooks {
+    /// Attaches the programs to the root of the cgroup tree that this process sees, for the network namespace that the calling thread is in;
+    /// those of this very build that are there already stay as they are.
+    ///
+    /// # Errors
+    /// When the kernel lacks something, or the agent a right.
+    pub fn open() -> Result<Hooks, BpfError> {
+        let cgroup = mounted("cgroup2", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")?;
+        let home = mounted("bpf", "mount -t bpf bpf /sys/fs/bpf")?.join(DIRECTORY);
+        let node_netns = own_netns()?;
+        let mut hash = Sha256::new();
+        hash.update(bowline_bpf::sockets());
+        hash.update(node_netns.to_be_bytes());
+        let hash = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hooks = Hooks {
+            cgroup,
+            maps: home.join(format!("maps-{}", bowline_bpf::MAPS_VERSION)),
+            links: home.join(format!("links-{hash}")),
+            node_netns,
+        };
+        hooks.attach()?;
+        Ok(hooks)
+    }
+
+    /// The driver of the maps that the programs look into.
+    ///
+    /// # Errors
+    /// If a map's pin is gone.
+    pub fn driver(&self) -> Result<SocketDriver, BpfError> {
+        SocketDriver::open(&self.maps)
+    }
+
+    /// What finds the sockets whose endpoint is gone.
+    ///
+    /// # Errors
+    /// If a map's pin is gone.
+    pub fn sweeper(&self) -> Result<Sweeper, BpfError> {
+        Sweeper::open(&self.maps)
+    }
+
+    /// Whether every program is where it belongs.
+    pub fn are_attached(&self) -> bool {
+        bowline_bpf::SOCKET_HOOKS.iter().all(|hook| sys::cgroup_link_is_attached(&self.links.join(hook)).unwrap_or(false))
+    }
+
+    /// Attaches what is missing; says whether anything was.
+    ///
+    /// # Errors
+    /// As [`Hooks::open`].
+    pub fn repair(&self) -> Result<bool, BpfError> {
+        if self.are_attached() {
+            return Ok(false);
+        }
+        self.attach()?;
+        Ok(true)
+    }
+
+    /// Removes what other builds left: to be called once the maps hold everything.
+    ///
+    /// # Errors
+    /// When the directory cannot be read or a pin not be removed.
+    pub fn retire_others(&self) -> Result<(), BpfError> {
+        let Some(home) = self.links.parent() else { return Ok(()) };
+        for entry in fs::read_dir(home).map_err(at(home))? {
+            let path = entry.map_err(at(home))?.path();
+            if path != self.links && path != self.maps {
+                fs::remove_dir_all(&path).map_err(at(&path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all programs off and removes their maps; nothing that is not ours. Says whether there was anything.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn uninstall() -> Result<bool, BpfError> {
+        let Some(home) = Hooks::home()? else { return Ok(false) };
+        fs::remove_dir_all(&home).map_err(at(&home))?;
+        Ok(true)
+    }
+
+    /// Our directory in the BPF file system, if it is there.
+    ///
+    /// # Errors
+    /// When the mounts cannot be read.
+    pub fn home() -> Result<Option<PathBuf>, BpfError> {
+        let mount = mounts::first_of("bpf").map_err(at(Path::new("/proc/self/mountinfo")))?;
+        Ok(mount.map(|mount| mount.join(DIRECTORY)).filter(|home| home.symlink_metadata().is_ok()))
+    }
+
+    fn attach(&self) -> Result<(), BpfError> {
+        for directory in [&self.maps, &self.links] {
+            fs::create_dir_all(directory).map_err(at(directory))?;
+        }
+        if self.are_attached() && SocketDriver::open(&self.maps).is_ok() {
+            return Ok(());
+        }
+        let load = |error: aya::EbpfError| BpfError::Load { reason: chain(&error) };
+        let mut programs = EbpfLoader::new()
+            .override_global(bowline_bpf::NODE_NETNS, &self.node_netns, true)
+            .default_map_pin_directory(&self.maps)
+            .load(bowline_bpf::sockets())
+            .map_err(load)?;
+        let cgroup = File::open(&self.cgroup).map_err(at(&self.cgroup))?;
+        for hook in bowline_bpf::SOCKET_HOOKS {
+            let failed = |reason: String| BpfError::Attach { hook, reason };
+            let program = programs.program_mut(hook).ok_or_else(|| failed("not in the object".to_owned()))?;
+            let program: &mut CgroupSockAddr = program.try_into().map_err(|error| failed(chain(&error)))?;
+            program.load().map_err(|error| BpfError::Load { reason: format!("{hook}: {}", chain(&error)) })?;
+            let link = program.attach(&cgroup, CgroupAttachMode::Single).and_then(|id| program.take_link(id));
+            let link = link.map_err(|error| failed(chain(&error)))?;
+            let link = FdLink::try_from(link).map_err(|error| failed(chain(&error)))?;
+            let pin = self.links.join(hook);
+            // Ours of before, which someone detached, or which is there while another is missing: the new one works already.
+            match fs::remove_file(&pin) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&pin)(error)),
+                _ => {}
+            }
+            link.pin(&pin).map_err(|error| failed(chain(&error)))?;
+        }
+        Ok(())
+    }
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> BpfError {
+    let path = path.to_owned();
+    move |source| BpfError::File { path: path.clone(), source }
+}
+
+fn mounted(kind: &'static str, command: &'static str) -> Result<PathBuf, BpfError> {
+    mounts::first_of(kind).map_err(at(Path::new("/proc/self/mountinfo")))?.ok_or(BpfError::NotMounted { kind, command })
+}
+
+/// The cookie of the calling thread's network namespace, by a socket that sends nothing.
+fn own_netns() -> Result<u64, BpfError> {
+    let socket = UdpSocket::bind("127.0.0.1:0").or_else(|_| UdpSocket::bind("[::1]:0")).or_else(|_| UdpSocket::bind("0.0.0.0:0"));
+    let cookie = socket.and_then(|socket| sys::netns_cookie(socket.as_fd()));
+    cookie.map_err(|error| BpfError::Load { reason: format!("the network namespace has no cookie (Linux 5.14): {error}") })
+}
+
+/// An error with all that caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

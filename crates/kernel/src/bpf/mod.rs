@@ -1,0 +1,16 @@
+//! Services at the socket: the programs at cgroup hooks, and the driver of their maps.
+//!
+//! Everything is pinned below `bowline` of the BPF file system, so that it works on while no agent runs: `maps-VERSION` holds the maps, which
+//! one build hands to the next, and `links-HASH` the attachments of one build's programs. Another build attaches its own beside them before
+//! it takes the old ones off, so at no time is there none; what one has translated the other leaves as it is, since an endpoint is no
+//! frontend.
+//!
+//! Invariant: what a map lacks is served by the packet filter's rules.
+
+mod hooks;
+mod maps;
+mod stale;
+
+pub use hooks::{BpfError, Hooks};
+pub use maps::SocketDriver;
+pub use stale::Sweeper;
