@@ -51,6 +51,11 @@ pub(crate) fn service(n: u32, endpoints: Vec<Endpoint>) -> Arc<ServiceIntent> {
 
 /// A node without pods and peers, and `services` services of two endpoints each.
 pub(crate) fn intent(services: u32) -> Intent {
+    intent_of(services, 2)
+}
+
+/// The same with any number of endpoints each.
+pub(crate) fn intent_of(services: u32, endpoints: u32) -> Intent {
     let mut intent = Intent { revision: 1, ..Intent::default() };
     let routes = Arc::make_mut(&mut intent.routes);
     routes.backend = BackendConf::HostGw;
@@ -64,7 +69,7 @@ pub(crate) fn intent(services: u32) -> Intent {
     }));
     let all = Arc::make_mut(&mut intent.services);
     all.service_cidrs = vec![net([10, 43, 0, 0], 16)];
-    all.services = (0..services).map(|n| (name(n), service(n, vec![endpoint(2 * n), endpoint(2 * n + 1)]))).collect();
+    all.services = (0..services).map(|n| (name(n), service(n, (0..endpoints).map(|e| endpoint(endpoints * n + e)).collect()))).collect();
     intent
 }
 

@@ -5,6 +5,7 @@
 //! closes both ends: with two, what is measured is who of them runs when.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,10 +24,22 @@ use ipnet::IpNet;
 use crate::cluster;
 use crate::report::{Growth, Row, Section, Target};
 use crate::services::Loaded;
+use crate::sockets::{self, Filled, Stage};
 use crate::stats::{Samples, ratios};
 use crate::{Effort, machine};
 
 const PORT: u16 = 8080;
+
+/// How a connection is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// To the endpoint itself.
+    Direct,
+    /// To a service, with the rules alone.
+    ByRules,
+    /// To a service, with hooks in front of the rules.
+    AtSocket,
+}
 
 /// A node with two pods, the client and the server.
 struct Node {
@@ -39,20 +52,27 @@ struct Node {
     _node: NetNs,
     _server: NetNs,
     _rules: Option<Loaded>,
+    hooks: Option<Filled>,
+    /// Whose sockets the client's are.
+    cgroup: PathBuf,
 }
 
 /// The bench.
 pub(crate) fn measure(effort: Effort) -> Result<Section> {
-    let kinds: [(&'static str, Option<u32>, bool); 5] = [
-        ("no services, direct", Some(0), false),
-        ("no rules of Bowline's at all, direct", None, false),
-        ("through the ClusterIP of 1 service", Some(1), true),
-        ("through a ClusterIP of 10000", Some(10_000), true),
-        ("through a ClusterIP of 30000", Some(30_000), true),
+    let kinds: [(&'static str, Option<u32>, Way); 8] = [
+        ("no services, direct", Some(0), Way::Direct),
+        ("no rules of Bowline's at all, direct", None, Way::Direct),
+        ("through the ClusterIP of 1 service", Some(1), Way::ByRules),
+        ("through a ClusterIP of 10000", Some(10_000), Way::ByRules),
+        ("through a ClusterIP of 30000", Some(30_000), Way::ByRules),
+        ("at the socket, the ClusterIP of 1 service", Some(1), Way::AtSocket),
+        ("at the socket, a ClusterIP of 10000", Some(10_000), Way::AtSocket),
+        ("at the socket, a ClusterIP of 30000", Some(30_000), Way::AtSocket),
     ];
+    let stage = Stage::new()?;
     let mut nodes = Vec::new();
-    for (name, services, through) in kinds {
-        nodes.push(Node::new(name, services, through).with_context(|| name)?);
+    for (name, services, way) in kinds {
+        nodes.push(Node::new(&stage, name, services, way).with_context(|| name)?);
     }
     let rounds = effort.pick(5, 25);
     let mut samples: Vec<Vec<f64>> = nodes.iter().map(|_| Vec::new()).collect();
@@ -76,6 +96,7 @@ pub(crate) fn measure(effort: Effort) -> Result<Section> {
         section.rows.push(if node.services >= 30_000.0 { row.target(Target::RatioAtMost(1.05)) } else { row });
         if let [times, all] = growth.rows.as_mut_slice()
             && node.services >= 0.0
+            && node.hooks.is_none()
         {
             growth.columns.push(format!("{}", node.services));
             times.1.push(Samples::new(kept.clone()).median());
@@ -88,7 +109,8 @@ pub(crate) fn measure(effort: Effort) -> Result<Section> {
 }
 
 impl Node {
-    fn new(name: &'static str, services: Option<u32>, through: bool) -> Result<Node> {
+    fn new(stage: &Stage, name: &'static str, services: Option<u32>, way: Way) -> Result<Node> {
+        let through = way != Way::Direct;
         let (node, client, server) = (NetNs::anonymous()?, NetNs::anonymous()?, NetNs::anonymous()?);
         let (a, b) = (pod_of("bwlclient", 2), pod_of("bwlserver", 3));
         let server_address = SocketAddr::new(address(3), PORT);
@@ -106,6 +128,11 @@ impl Node {
         pod::attach(&mut netlink, &client, &link(&a))?;
         pod::attach(&mut netlink, &server, &link(&b))?;
         write_net(&node, &intent)?;
+        let place = stage.place(&name.replace(' ', "-"))?;
+        let hooks = match way {
+            Way::Direct | Way::ByRules => None,
+            Way::AtSocket => Some(node.run(|| Filled::load(&place, intent.clone()))??.0),
+        };
         let rules = match services {
             None => None,
             Some(_) => Some(Loaded::load(&node, intent)?.0),
@@ -113,11 +140,12 @@ impl Node {
         let target = if through { SocketAddr::new(cluster::vip(0), 80) } else { server_address };
         let listener = server.run(|| TcpListener::bind(server_address))?.with_context(|| server_address.to_string())?;
         let services = services.map_or(-1.0, f64::from);
-        Ok(Node { name, services, target, client, listener, _node: node, _server: server, _rules: rules })
+        Ok(Node { name, services, target, client, listener, _node: node, _server: server, _rules: rules, hooks, cgroup: place.cgroup })
     }
 
     /// Microseconds of a connection, over a slice of time.
     fn slice(&self, length: Duration) -> Result<f64> {
+        sockets::enter(&self.cgroup)?;
         self.client.run(|| -> Result<f64> {
             machine::pin(0)?;
             let (begun, mut count) = (Instant::now(), 0_u32);

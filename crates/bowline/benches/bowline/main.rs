@@ -15,10 +15,11 @@ mod memory;
 mod peers;
 mod report;
 mod services;
+mod sockets;
 mod stats;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
@@ -47,6 +48,9 @@ struct Args {
     /// The part that runs on a lab's node
     #[arg(long, hide = true)]
     inside: bool,
+    /// It has a mount namespace of its own
+    #[arg(long, hide = true)]
+    apart: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,18 +63,20 @@ enum Output {
 enum Bench {
     Cni,
     Services,
+    Sockets,
     First,
     Dns,
     Memory,
 }
 
 impl Bench {
-    const ALL: [Bench; 5] = [Bench::Services, Bench::First, Bench::Cni, Bench::Dns, Bench::Memory];
+    const ALL: [Bench; 6] = [Bench::Services, Bench::Sockets, Bench::First, Bench::Cni, Bench::Dns, Bench::Memory];
 
     fn name(self) -> &'static str {
         match self {
             Bench::Cni => "cni",
             Bench::Services => "services",
+            Bench::Sockets => "sockets",
             Bench::First => "first",
             Bench::Dns => "dns",
             Bench::Memory => "memory",
@@ -81,6 +87,7 @@ impl Bench {
         match self {
             Bench::Cni => cni::measure(effort),
             Bench::Services => services::measure(effort),
+            Bench::Sockets => sockets::measure(effort),
             Bench::First => first::measure(effort),
             Bench::Dns => dns::measure(effort),
             Bench::Memory => memory::measure(effort),
@@ -110,7 +117,11 @@ impl Effort {
 fn main() -> ExitCode {
     let args = Args::parse();
     let effort = if args.quick { Effort::Quick } else { Effort::Full };
-    let result = if args.inside { cni::inside(effort) } else { run(&args, effort) };
+    let result = match (args.inside, args.apart) {
+        (true, _) => cni::inside(effort),
+        (false, true) => run(&args, effort),
+        (false, false) => apart(),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -120,8 +131,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args, effort: Effort) -> Result<()> {
+/// Runs this program again in a mount namespace of its own, for mounts that go with it, in whatever way it ends.
+fn apart() -> Result<()> {
     anyhow::ensure!(rustix::process::geteuid().is_root(), "the bench makes network namespaces: run it as root (sudo make bench)");
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .arg("--apart");
+    let status = command.status().context("unshare (util-linux)")?;
+    anyhow::ensure!(status.success(), "{status}");
+    Ok(())
+}
+
+fn run(args: &Args, effort: Effort) -> Result<()> {
     let selected = |bench: &Bench| args.names.is_empty() || args.names.contains(bench);
     // Whatever else the machine does comes after, for ours and peers alike: threads and children take this over.
     rustix::process::setpriority_process(None, -20).context("a better priority")?;

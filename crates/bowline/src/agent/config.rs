@@ -33,6 +33,8 @@ Keys of the settings file (YAML); an unknown key is an error:
   runDir, stateDir    directories of sockets (/run/bowline) and of state (/var/lib/bowline)
   dnsSocket           the socket that feeds DNS, if another than dns.sock in runDir, which is for root alone: whoever can reach the
                       directory of one named here may connect
+  cgroupRoot          where this machine's cgroup tree is mounted, for a container that is to have serviceMode ebpf: its own
+                      /sys/fs/cgroup is not the node's
   procSys             where this machine's /proc/sys is mounted, for a container, whose own is read-only
   cniConfDir          where the runtime reads CNI configuration (/etc/cni/net.d)
   cniBinDir           where the runtime looks for plugins (/opt/cni/bin)
@@ -139,6 +141,7 @@ struct FileConfig {
     state_dir: Option<PathBuf>,
     dns_socket: Option<PathBuf>,
     proc_sys: Option<PathBuf>,
+    cgroup_root: Option<PathBuf>,
     cni_conf_dir: Option<PathBuf>,
     cni_bin_dir: Option<PathBuf>,
     cni_install: CniInstall,
@@ -181,6 +184,8 @@ pub(crate) struct AgentConfig {
     pub(crate) dns_socket: Option<PathBuf>,
     /// Where this machine's /proc/sys is, if not there.
     pub(crate) proc_sys: Option<PathBuf>,
+    /// Where this machine's cgroup tree is, if not where this process sees one.
+    pub(crate) cgroup_root: Option<PathBuf>,
     /// The runtime's configuration directory.
     pub(crate) cni_conf_dir: PathBuf,
     /// The runtime's plugin directory.
@@ -233,6 +238,7 @@ impl AgentConfig {
             state_dir: path(&args.state_dir, file.state_dir, "/var/lib/bowline"),
             dns_socket: file.dns_socket,
             proc_sys: file.proc_sys,
+            cgroup_root: file.cgroup_root,
             cni_conf_dir: path(&args.cni_conf_dir, file.cni_conf_dir, "/etc/cni/net.d"),
             cni_bin_dir: path(&args.cni_bin_dir, file.cni_bin_dir, "/opt/cni/bin"),
             cni_install: file.cni_install,

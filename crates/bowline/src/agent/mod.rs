@@ -190,7 +190,7 @@ fn start_kernel_thread(
     stop: &CancellationToken,
 ) -> anyhow::Result<std::thread::JoinHandle<()>> {
     let foreign = Arc::<Foreign>::default();
-    let sockets = sockets::Sockets::open(config.service_mode, &config.state_dir);
+    let sockets = sockets::Sockets::open(config);
     let mut applier = Applier::open(config.iface.clone(), sockets, applied).context("netlink")?;
     listen_to_kernel(foreign.clone(), &applier.own_ports(), stop.clone())?;
     let wakes = Wakes { published, foreign, stop: stop.clone() };

@@ -1,17 +1,17 @@
 //! Services at the socket, as far as the settings want them and the kernel has what they need; without them the rules serve alone.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bowline_dataplane::objects::sockets::{SocketKey, SocketValue};
-use bowline_kernel::bpf::{BpfError, Hooks, SocketDriver, Sweeper};
+use bowline_kernel::bpf::{BpfError, Hooks, Place, SocketDriver, Sweeper};
 use bowline_kernel::netns::NetNs;
 use bowline_kernel::reconcile::{Reconciler, SyncMode, SyncReport};
 use bowline_model::{Delta, Problem};
 
 use super::attachments::Records;
-use super::config::ServiceMode;
+use super::config::{AgentConfig, ServiceMode};
 
 /// How often the agent looks whether its programs are still where they belong, since nobody tells of that.
 const LOOK_EVERY_MS: u64 = 500;
@@ -29,6 +29,36 @@ pub(crate) struct Sockets {
     nothing: BTreeMap<SocketKey, SocketValue>,
     /// Where it is written down which namespaces there are.
     records: Option<Records>,
+    cgroup: Cgroup,
+}
+
+/// Whose processes meet the hooks.
+enum Cgroup {
+    /// Those of the tree that this process sees.
+    Own,
+    /// Those of this one.
+    At(PathBuf),
+    /// Nobody has said, and this process sees another than the node's.
+    Unknown,
+}
+
+impl Cgroup {
+    fn of(config: &AgentConfig) -> Cgroup {
+        match (&config.cgroup_root, &config.proc_sys) {
+            (Some(root), _) => Cgroup::At(root.clone()),
+            (None, None) => Cgroup::Own,
+            // It is told where the node's /proc/sys is because it is in a container.
+            (None, Some(_)) => Cgroup::Unknown,
+        }
+    }
+
+    fn place(&self) -> Result<Place, BpfError> {
+        match self {
+            Cgroup::Own => Place::of_machine(),
+            Cgroup::At(root) => Place::with_cgroup(root),
+            Cgroup::Unknown => Err(BpfError::Contained),
+        }
+    }
 }
 
 struct Used {
@@ -44,10 +74,17 @@ struct Used {
 
 impl Sockets {
     /// Attaches the programs in the network namespace of the calling thread if the mode wants them; takes off what a former mode left.
-    pub(crate) fn open(mode: ServiceMode, state_dir: &Path) -> Sockets {
-        let wanted = mode == ServiceMode::Ebpf;
-        let mut sockets =
-            Sockets { wanted, used: None, error: None, look_at_ms: 0, nothing: BTreeMap::new(), records: Records::open(state_dir).ok() };
+    pub(crate) fn open(config: &AgentConfig) -> Sockets {
+        let wanted = config.service_mode == ServiceMode::Ebpf;
+        let mut sockets = Sockets {
+            wanted,
+            used: None,
+            error: None,
+            look_at_ms: 0,
+            nothing: BTreeMap::new(),
+            records: Records::open(&config.state_dir).ok(),
+            cgroup: Cgroup::of(config),
+        };
         if wanted {
             sockets.attach();
         } else {
@@ -61,7 +98,8 @@ impl Sockets {
     }
 
     fn attach(&mut self) {
-        match Hooks::open().and_then(|hooks| Ok((hooks.driver()?, hooks.sweeper()?, hooks))) {
+        match self.cgroup.place().and_then(|place| Hooks::open_at(&place)).and_then(|hooks| Ok((hooks.driver()?, hooks.sweeper()?, hooks)))
+        {
             Ok((driver, sweeper, hooks)) => {
                 tracing::info!("services are translated at the socket");
                 let (sweep, rung) = sync_channel(1);

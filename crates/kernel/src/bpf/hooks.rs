@@ -20,6 +20,11 @@ use crate::sys::bpf as sys;
 /// Our directory in the BPF file system.
 const DIRECTORY: &str = "bowline";
 
+/// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+const NO_CGROUP: BpfError = BpfError::NotMounted { kind: "cgroup2", command: "mount -t cgroup2 cgroup2 /sys/fs/cgroup" };
+
 /// Why services are not served at the socket.
 #[derive(Debug, Error)]
 pub enum BpfError {
@@ -31,6 +36,9 @@ pub enum BpfError {
         /// How it is mounted.
         command: &'static str,
     },
+    /// The process sees a container's cgroup tree, and nobody said where the node's is.
+    #[error("a container's cgroup tree is not the node's")]
+    Contained,
     /// The kernel did not take the programs or their maps.
     #[error("the kernel does not take the programs: {reason}")]
     Load {
@@ -60,6 +68,7 @@ impl BpfError {
     pub fn fix(&self) -> String {
         match self {
             BpfError::NotMounted { command, .. } => format!("mount it: {command}"),
+            BpfError::Contained => "mount the node's /sys/fs/cgroup into the container and name the place in cgroupRoot".to_owned(),
             BpfError::Load { .. } => {
                 "Linux 5.18 with CONFIG_CGROUP_BPF and the capabilities BPF, PERFMON and NET_ADMIN are needed; or set serviceMode: nftables"
                     .to_owned()
@@ -69,6 +78,36 @@ impl BpfError {
             }
             BpfError::File { .. } => "let the agent write to the BPF file system, or set serviceMode: nftables".to_owned(),
         }
+    }
+}
+
+/// Where hooks live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The cgroup whose processes meet them, in the cgroup2 hierarchy.
+    pub cgroup: PathBuf,
+    /// A directory of a BPF file system, in which ours is made.
+    pub bpffs: PathBuf,
+}
+
+impl Place {
+    /// The root of the cgroup tree and the first BPF file system that this process sees.
+    ///
+    /// # Errors
+    /// When one of them is not mounted.
+    pub fn of_machine() -> Result<Place, BpfError> {
+        Ok(Place { cgroup: first("cgroup2")?.ok_or(NO_CGROUP)?, bpffs: bpffs()? })
+    }
+
+    /// The cgroup2 tree at `root`, or beside version 1 in `unified` below it, and the first BPF file system.
+    ///
+    /// # Errors
+    /// When one of them is not mounted.
+    pub fn with_cgroup(root: &Path) -> Result<Place, BpfError> {
+        let is_v2 =
+            |path: &PathBuf| rustix::fs::statfs(path).is_ok_and(|fs| u64::try_from(fs.f_type).is_ok_and(|kind| kind == CGROUP2_MAGIC));
+        let cgroup = [root.to_owned(), root.join("unified")].into_iter().find(is_v2).ok_or(NO_CGROUP)?;
+        Ok(Place { cgroup, bpffs: bpffs()? })
     }
 }
 
@@ -82,21 +121,20 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    /// Attaches the programs to the root of the cgroup tree that this process sees, for the network namespace that the calling thread is in;
-    /// those of this very build that are there already stay as they are.
+    /// Attaches the programs, for the network namespace that the calling thread is in; those of this very build that are there already stay as
+    /// they are.
     ///
     /// # Errors
     /// When the kernel lacks something, or the agent a right.
-    pub fn open() -> Result<Hooks, BpfError> {
-        let cgroup = mounted("cgroup2", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")?;
-        let home = mounted("bpf", "mount -t bpf bpf /sys/fs/bpf")?.join(DIRECTORY);
+    pub fn open_at(place: &Place) -> Result<Hooks, BpfError> {
+        let home = place.bpffs.join(DIRECTORY);
         let node_netns = own_netns()?;
         let mut hash = Sha256::new();
         hash.update(bowline_bpf::sockets());
         hash.update(node_netns.to_be_bytes());
         let hash = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
         let hooks = Hooks {
-            cgroup,
+            cgroup: place.cgroup.clone(),
             maps: home.join(format!("maps-{}", bowline_bpf::MAPS_VERSION)),
             links: home.join(format!("links-{hash}")),
             node_netns,
@@ -129,7 +167,7 @@ impl Hooks {
     /// Attaches what is missing; says whether anything was.
     ///
     /// # Errors
-    /// As [`Hooks::open`].
+    /// As [`Hooks::open_at`].
     pub fn repair(&self) -> Result<bool, BpfError> {
         if self.are_attached() {
             return Ok(false);
@@ -168,8 +206,7 @@ impl Hooks {
     /// # Errors
     /// When the mounts cannot be read.
     pub fn home() -> Result<Option<PathBuf>, BpfError> {
-        let mount = mounts::first_of("bpf").map_err(at(Path::new("/proc/self/mountinfo")))?;
-        Ok(mount.map(|mount| mount.join(DIRECTORY)).filter(|home| home.symlink_metadata().is_ok()))
+        Ok(first("bpf")?.map(|mount| mount.join(DIRECTORY)).filter(|home| home.symlink_metadata().is_ok()))
     }
 
     fn attach(&self) -> Result<(), BpfError> {
@@ -211,8 +248,12 @@ fn at(path: &Path) -> impl Fn(io::Error) -> BpfError {
     move |source| BpfError::File { path: path.clone(), source }
 }
 
-fn mounted(kind: &'static str, command: &'static str) -> Result<PathBuf, BpfError> {
-    mounts::first_of(kind).map_err(at(Path::new("/proc/self/mountinfo")))?.ok_or(BpfError::NotMounted { kind, command })
+fn first(kind: &str) -> Result<Option<PathBuf>, BpfError> {
+    mounts::first_of(kind).map_err(at(Path::new("/proc/self/mountinfo")))
+}
+
+fn bpffs() -> Result<PathBuf, BpfError> {
+    first("bpf")?.ok_or(BpfError::NotMounted { kind: "bpf", command: "mount -t bpf bpf /sys/fs/bpf" })
 }
 
 /// The cookie of the calling thread's network namespace, by a socket that sends nothing.

@@ -11,6 +11,6 @@ mod hooks;
 mod maps;
 mod stale;
 
-pub use hooks::{BpfError, Hooks};
+pub use hooks::{BpfError, Hooks, Place};
 pub use maps::SocketDriver;
 pub use stale::Sweeper;
