@@ -108,6 +108,14 @@ pub(crate) const CODES: &[Explained] = &[
                Until that is done the runtime reports the node as not ready. The agent tries again every half minute.",
     },
     Explained {
+        code: 1209,
+        title: "the API server is away",
+        text: "The agent had listed everything, and for more than ten seconds the API server has not served: it is not there, not to be reached,\n\
+               or refuses every question; the problem says since when and why. Pods, services and policies that are in force stay as they\n\
+               were, but no change of the cluster is heard of. The agent asks every two to three and a half seconds, and the problem goes\n\
+               by itself. An agent that starts meanwhile says BW1201.",
+    },
+    Explained {
         code: 1301,
         title: "the kernel refused an object",
         text: "A link, route, rule or nftables object could not be written. The agent tries again with growing pauses; everything else\n\

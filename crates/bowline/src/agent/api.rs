@@ -9,12 +9,17 @@ use std::time::Duration;
 use bowline_model::Problem;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tokio::sync::watch;
 
 use super::config::AgentConfig;
-use super::status::{Teller, Topic};
+use super::status::{House, Teller, Topic};
+use crate::watch::Outage;
 
 /// How long the first lists may take before anyone is told why.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the server must have been away for anyone to be told: a restart is over by then.
+const AWAY_FOR: Duration = Duration::from_secs(10);
 
 /// How often the server is asked again while it does not answer.
 const ASK_EVERY: Duration = Duration::from_secs(10);
@@ -57,8 +62,15 @@ fn in_cluster(has_address: bool) -> anyhow::Result<Config> {
     Ok(if has_address { Config::incluster_dns()? } else { Config::incluster_env()? })
 }
 
+/// Says in the status, and once in the log, what is wrong with the API server: at first why not everything could be listed, and from then
+/// on that it is away.
+pub(crate) async fn tell_of_trouble(client: Client, outage: watch::Receiver<Outage>, url: String, teller: Teller) {
+    explain_silence(client, &url, &teller).await;
+    tell_of_outages(outage, &url, &teller.house, AWAY_FOR).await;
+}
+
 /// Until everything has been listed once: finds out why it has not, and says so in the status and once in the log.
-pub(crate) async fn explain_silence(client: Client, url: String, teller: Teller) {
+async fn explain_silence(client: Client, url: &str, teller: &Teller) {
     let mut published = teller.published.clone();
     let synced = async move {
         // When the turn is gone there is nothing left to explain either.
@@ -66,7 +78,7 @@ pub(crate) async fn explain_silence(client: Client, url: String, teller: Teller)
     };
     tokio::select! {
         () = synced => {}
-        () = ask(&client, &url, &teller) => {}
+        () = ask(&client, url, teller) => {}
     }
     teller.house.clear(Topic::Api);
 }
@@ -88,6 +100,36 @@ async fn ask(client: &Client, url: &str, teller: &Teller) {
         teller.house.set(Topic::Api, problem);
         tokio::time::sleep(ASK_EVERY).await;
     }
+}
+
+/// For as long as anyone watches: tells of a server that has been away for longer than `patience`, until it is back.
+async fn tell_of_outages(mut outage: watch::Receiver<Outage>, url: &str, house: &House, patience: Duration) {
+    while outage.wait_for(Option::is_some).await.is_ok() {
+        let since = k8s_openapi::jiff::Timestamp::now();
+        match tokio::time::timeout(patience, outage.wait_for(Option::is_none)).await {
+            Ok(Ok(_)) => continue,
+            Ok(Err(_)) => return,
+            Err(_) => {}
+        }
+        let why = outage.borrow_and_update().clone();
+        if let Some(why) = why {
+            house.set(Topic::Api, away(url, since, &why));
+        }
+        while outage.changed().await.is_ok() {
+            let why = outage.borrow_and_update().clone();
+            match why {
+                Some(why) => house.reword(Topic::Api, away(url, since, &why)),
+                None => break,
+            }
+        }
+        house.clear(Topic::Api);
+    }
+}
+
+fn away(url: &str, since: k8s_openapi::jiff::Timestamp, why: &str) -> Problem {
+    let what = format!("the API server has not served since {since:.0}; what was in force then stays, and changes are not heard of");
+    let fix = "see that the server runs and that this node reaches it; the agent goes on by itself when it serves again";
+    Problem::new(1209, what, url, fix).because(why)
 }
 
 fn unreachable(url: &str, why: &str) -> Problem {
@@ -132,6 +174,34 @@ mod tests {
         let own = AgentArgs { kubeconfig: Some(path), api_server: Some("https://[2001:db8::7]:6443".into()), ..AgentArgs::default() };
         let config = config(&agent(own)).await.unwrap();
         assert_eq!(config.cluster_url.to_string(), "https://[2001:db8::7]:6443/");
+    }
+
+    #[tokio::test]
+    async fn an_outage_is_told_of_with_its_beginning_until_it_is_over() {
+        let (to, outage) = watch::channel(None);
+        let house = std::sync::Arc::new(House::default());
+        let telling = house.clone();
+        let task =
+            tokio::spawn(async move { tell_of_outages(outage, "https://192.0.2.1:6443", &telling, Duration::from_millis(20)).await });
+        let until = async |wanted: &[&str]| {
+            while house.problems().iter().map(|p| p.why.clone()).collect::<Vec<_>>() != wanted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            house.problems()
+        };
+        for _ in 0..2 {
+            to.send_replace(Some("refused".into()));
+            assert_eq!(house.problems(), [], "it may be over in a moment");
+            let first = until(&["refused"]).await;
+            assert_eq!((first[0].code.0, first[0].place.as_str()), (1209, "https://192.0.2.1:6443"));
+            to.send_replace(Some("no way".into()));
+            let second = until(&["no way"]).await;
+            assert_eq!(first[0].what, second[0].what, "it began when it began");
+            to.send_replace(None);
+            until(&[]).await;
+        }
+        drop(to);
+        task.await.unwrap();
     }
 
     #[tokio::test]

@@ -106,9 +106,9 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let url = server.cluster_url.to_string();
     tracing::info!(server = url, "API server chosen");
     let client = crate::watch::client(server)?;
-    crate::watch::start(&client, &config.node_name, &changes, &tasks, &stop);
+    let outage = crate::watch::start(&client, &config.node_name, &changes, &tasks, &stop);
     drop(changes);
-    tasks.spawn(until(stop.clone(), api::explain_silence(client.clone(), url, teller.clone())));
+    tasks.spawn(until(stop.clone(), api::tell_of_trouble(client.clone(), outage, url, teller.clone())));
     tasks.spawn(until(stop.clone(), network::tell_node(client, teller.clone())));
     tasks.spawn(keep_house(config.clone(), teller, cni, stop.clone()));
 

@@ -33,17 +33,25 @@ use std::sync::Arc;
 
 use bowline_compile::world::Change;
 use kube::Client;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use line::Outage;
 pub(crate) use watched::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, Watchable};
 
 use follow::Follower;
 use line::Line;
 
-/// Starts a watch of every kind that the world is made of, for the agent of the node of that name.
-pub(crate) fn start(client: &Client, node: &str, changes: &mpsc::Sender<Change>, tasks: &TaskTracker, stop: &CancellationToken) {
+/// Starts a watch of every kind that the world is made of, for the agent of the node of that name. What is returned tells of the server
+/// when it does not serve.
+pub(crate) fn start(
+    client: &Client,
+    node: &str,
+    changes: &mpsc::Sender<Change>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> watch::Receiver<Outage> {
     let source = Source { line: Arc::new(Line::new(client.clone())), node: node.into(), changes, tasks, stop };
     source.follow::<Node>();
     source.follow::<Namespace>();
@@ -51,6 +59,7 @@ pub(crate) fn start(client: &Client, node: &str, changes: &mpsc::Sender<Change>,
     source.follow::<Service>();
     source.follow::<EndpointSlice>();
     source.follow::<NetworkPolicy>();
+    source.line.outage()
 }
 
 /// What the watches have in common.
