@@ -58,7 +58,7 @@ pub(crate) const CODES: &[Explained] = &[
     Explained {
         code: 1105,
         title: "the API server's address is wrong",
-        text: "apiServer (--api-server, BOWLINE_API_SERVER) is https://HOST:PORT and nothing more. It names the API server where the nodes\n\
+        text: "apiServer (--api-server, BOWLINE_API_SERVER) is https://HOST:PORT and nothing more, or a list of such. It names the API server where the nodes\n\
                reach it without any service of the cluster: a control plane node, or a load balancer before several.",
     },
     Explained {

@@ -2,18 +2,17 @@
 //!
 //! Invariant: nothing here depends on the cluster's own services: with `apiServer` set, the agent reaches the server where the node does,
 //! so that it can serve the `kubernetes` service and the cluster's names to everyone else. Token and CA of a service account are read anew
-//! as kubelet renews them.
+//! as kubelet renews them, a kubeconfig when it has changed.
 
 use std::time::Duration;
 
 use bowline_model::Problem;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::sync::watch;
 
 use super::config::AgentConfig;
 use super::status::{House, Teller, Topic};
-use crate::watch::Outage;
+use crate::watch::{Access, Outage};
 
 /// How long the first lists may take before anyone is told why.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,14 +23,14 @@ const AWAY_FOR: Duration = Duration::from_secs(10);
 /// How often the server is asked again while it does not answer.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
-/// The server and the credentials that the settings name.
+/// The servers and the credentials that the settings name.
 ///
 /// # Errors
 /// BW1201 if the kubeconfig or the pod's service account cannot be used.
-pub(crate) async fn config(agent: &AgentConfig) -> anyhow::Result<Config> {
+pub(crate) async fn access(agent: &AgentConfig) -> anyhow::Result<Access> {
     let found = match &agent.kubeconfig {
-        Some(path) => from_file(path).await.map_err(|error| (path.display().to_string(), "check the kubeconfig", error)),
-        None => in_cluster(agent.api_server.is_some()).map_err(|error| {
+        Some(path) => Access::of_kubeconfig(path).await.map_err(|error| (path.display().to_string(), "check the kubeconfig", error)),
+        None => in_cluster(!agent.api_servers.is_empty()).map(Access::new).map_err(|error| {
             let fix = "run the agent in a pod with a service account, or give it a kubeconfig";
             ("the pod's service account".to_owned(), fix, error)
         }),
@@ -40,21 +39,15 @@ pub(crate) async fn config(agent: &AgentConfig) -> anyhow::Result<Config> {
         let problem = Problem::new(1201, "the API server's address or credentials are not usable", place, fix);
         anyhow::Error::msg(problem.because(why))
     };
-    let mut config = found.map_err(|(place, fix, error)| wrong(place, fix, format!("{error:#}")))?;
-    if let Some(url) = &agent.api_server {
-        config.cluster_url =
-            url.parse().map_err(|error| wrong("apiServer".to_owned(), "write it as https://HOST:PORT", format!("{error}")))?;
-    }
-    Ok(config)
+    let access = found.map_err(|(place, fix, error)| wrong(place, fix, format!("{error:#}")))?;
+    let servers = agent.api_servers.iter().map(|url| url.parse()).collect::<Result<Vec<_>, _>>();
+    let servers = servers.map_err(|error| wrong("apiServer".to_owned(), "write it as https://HOST:PORT", format!("{error}")))?;
+    Ok(access.at(servers))
 }
 
-/// The server and the credentials that a kubeconfig's current context names.
-///
-/// # Errors
-/// When it cannot be read.
-pub(crate) async fn from_file(path: &std::path::Path) -> anyhow::Result<Config> {
-    let file = Kubeconfig::read_from(path)?;
-    Ok(Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?)
+/// The servers' addresses, for people.
+pub(crate) fn named(access: &Access) -> String {
+    access.servers().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The pod's service account. Its environment names the `kubernetes` service, which is not needed where another address is given.
@@ -169,11 +162,12 @@ mod tests {
         let text = "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters: [{name: c, cluster: {server: 'https://192.0.2.1:6443'}}]\n\
                     users: [{name: u, user: {token: secret}}]\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n";
         std::fs::write(&path, text).unwrap();
-        let plain = config(&agent(AgentArgs { kubeconfig: Some(path.clone()), ..AgentArgs::default() })).await.unwrap();
-        assert_eq!(plain.cluster_url.to_string(), "https://192.0.2.1:6443/");
-        let own = AgentArgs { kubeconfig: Some(path), api_server: Some("https://[2001:db8::7]:6443".into()), ..AgentArgs::default() };
-        let config = config(&agent(own)).await.unwrap();
-        assert_eq!(config.cluster_url.to_string(), "https://[2001:db8::7]:6443/");
+        let plain = access(&agent(AgentArgs { kubeconfig: Some(path.clone()), ..AgentArgs::default() })).await.unwrap();
+        assert_eq!(named(&plain), "https://192.0.2.1:6443/");
+        let api_servers = vec!["https://[2001:db8::7]:6443".into(), "https://192.0.2.8:6443".into()];
+        let own = AgentArgs { kubeconfig: Some(path), api_servers, ..AgentArgs::default() };
+        let access = access(&agent(own)).await.unwrap();
+        assert_eq!(named(&access), "https://[2001:db8::7]:6443/, https://192.0.2.8:6443/");
     }
 
     #[tokio::test]
@@ -209,8 +203,8 @@ mod tests {
         if std::path::Path::new("/var/run/secrets/kubernetes.io").exists() {
             return;
         }
-        let own = AgentArgs { api_server: Some("https://192.0.2.1:6443".into()), ..AgentArgs::default() };
-        let error = config(&agent(own)).await.unwrap_err().to_string();
+        let own = AgentArgs { api_servers: vec!["https://192.0.2.1:6443".into()], ..AgentArgs::default() };
+        let error = access(&agent(own)).await.unwrap_err().to_string();
         assert!(error.contains("BW1201") && error.contains("kubeconfig") && error.contains("service account"), "{error}");
     }
 }

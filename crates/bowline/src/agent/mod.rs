@@ -102,10 +102,10 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         health::serve(address, teller.clone(), &stop, &tasks).await?;
     }
 
-    let server = api::config(&config).await?;
-    let url = server.cluster_url.to_string();
+    let access = api::access(&config).await?;
+    let url = api::named(&access);
     tracing::info!(server = url, "API server chosen");
-    let client = crate::watch::client(server)?;
+    let client = crate::watch::client(access)?;
     let outage = crate::watch::start(&client, &config.node_name, &changes, &tasks, &stop);
     drop(changes);
     tasks.spawn(until(stop.clone(), api::tell_of_trouble(client.clone(), outage, url, teller.clone())));
