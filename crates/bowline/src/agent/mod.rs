@@ -15,6 +15,7 @@ mod host;
 pub(crate) mod install;
 mod network;
 mod reap;
+mod reaper;
 mod service_health;
 pub(crate) mod status;
 mod turn;
