@@ -58,7 +58,7 @@ pub(crate) const CODES: &[Explained] = &[
     Explained {
         code: 1105,
         title: "the API server's address is wrong",
-        text: "apiServer (--api-server, BOWLINE_API_SERVER) is https://HOST:PORT and nothing more. It names the API server where the nodes\n\
+        text: "apiServer (--api-server, BOWLINE_API_SERVER) is https://HOST:PORT and nothing more, or a list of such. It names the API server where the nodes\n\
                reach it without any service of the cluster: a control plane node, or a load balancer before several.",
     },
     Explained {
@@ -106,6 +106,14 @@ pub(crate) const CODES: &[Explained] = &[
         title: "the runtime's CNI configuration or plugin cannot be written",
         text: "Once the node's network works the agent copies its plugin into cniBinDir and then writes 05-bowline.conflist into cniConfDir.\n\
                Until that is done the runtime reports the node as not ready. The agent tries again every half minute.",
+    },
+    Explained {
+        code: 1209,
+        title: "the API server is away",
+        text: "The agent had listed everything, and for more than ten seconds the API server has not served: it is not there, not to be reached,\n\
+               or refuses every question; the problem says since when and why. Pods, services and policies that are in force stay as they\n\
+               were, but no change of the cluster is heard of. The agent asks every two to three and a half seconds, and the problem goes\n\
+               by itself. An agent that starts meanwhile says BW1201.",
     },
     Explained {
         code: 1301,

@@ -2,31 +2,35 @@
 //!
 //! Invariant: nothing here depends on the cluster's own services: with `apiServer` set, the agent reaches the server where the node does,
 //! so that it can serve the `kubernetes` service and the cluster's names to everyone else. Token and CA of a service account are read anew
-//! as kubelet renews them.
+//! as kubelet renews them, a kubeconfig when it has changed.
 
 use std::time::Duration;
 
 use bowline_model::Problem;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tokio::sync::watch;
 
 use super::config::AgentConfig;
-use super::status::{Teller, Topic};
+use super::status::{House, Teller, Topic};
+use crate::watch::{Access, Outage};
 
 /// How long the first lists may take before anyone is told why.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the server must have been away for anyone to be told: a restart is over by then.
+const AWAY_FOR: Duration = Duration::from_secs(10);
+
 /// How often the server is asked again while it does not answer.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
-/// The server and the credentials that the settings name.
+/// The servers and the credentials that the settings name.
 ///
 /// # Errors
 /// BW1201 if the kubeconfig or the pod's service account cannot be used.
-pub(crate) async fn config(agent: &AgentConfig) -> anyhow::Result<Config> {
+pub(crate) async fn access(agent: &AgentConfig) -> anyhow::Result<Access> {
     let found = match &agent.kubeconfig {
-        Some(path) => from_file(path).await.map_err(|error| (path.display().to_string(), "check the kubeconfig", error)),
-        None => in_cluster(agent.api_server.is_some()).map_err(|error| {
+        Some(path) => Access::of_kubeconfig(path).await.map_err(|error| (path.display().to_string(), "check the kubeconfig", error)),
+        None => in_cluster(!agent.api_servers.is_empty()).map(Access::new).map_err(|error| {
             let fix = "run the agent in a pod with a service account, or give it a kubeconfig";
             ("the pod's service account".to_owned(), fix, error)
         }),
@@ -35,21 +39,15 @@ pub(crate) async fn config(agent: &AgentConfig) -> anyhow::Result<Config> {
         let problem = Problem::new(1201, "the API server's address or credentials are not usable", place, fix);
         anyhow::Error::msg(problem.because(why))
     };
-    let mut config = found.map_err(|(place, fix, error)| wrong(place, fix, format!("{error:#}")))?;
-    if let Some(url) = &agent.api_server {
-        config.cluster_url =
-            url.parse().map_err(|error| wrong("apiServer".to_owned(), "write it as https://HOST:PORT", format!("{error}")))?;
-    }
-    Ok(config)
+    let access = found.map_err(|(place, fix, error)| wrong(place, fix, format!("{error:#}")))?;
+    let servers = agent.api_servers.iter().map(|url| url.parse()).collect::<Result<Vec<_>, _>>();
+    let servers = servers.map_err(|error| wrong("apiServer".to_owned(), "write it as https://HOST:PORT", format!("{error}")))?;
+    Ok(access.at(servers))
 }
 
-/// The server and the credentials that a kubeconfig's current context names.
-///
-/// # Errors
-/// When it cannot be read.
-pub(crate) async fn from_file(path: &std::path::Path) -> anyhow::Result<Config> {
-    let file = Kubeconfig::read_from(path)?;
-    Ok(Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?)
+/// The servers' addresses, for people.
+pub(crate) fn named(access: &Access) -> String {
+    access.servers().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The pod's service account. Its environment names the `kubernetes` service, which is not needed where another address is given.
@@ -57,8 +55,15 @@ fn in_cluster(has_address: bool) -> anyhow::Result<Config> {
     Ok(if has_address { Config::incluster_dns()? } else { Config::incluster_env()? })
 }
 
+/// Says in the status, and once in the log, what is wrong with the API server: at first why not everything could be listed, and from then
+/// on that it is away.
+pub(crate) async fn tell_of_trouble(client: Client, outage: watch::Receiver<Outage>, url: String, teller: Teller) {
+    explain_silence(client, &url, &teller).await;
+    tell_of_outages(outage, &url, &teller.house, AWAY_FOR).await;
+}
+
 /// Until everything has been listed once: finds out why it has not, and says so in the status and once in the log.
-pub(crate) async fn explain_silence(client: Client, url: String, teller: Teller) {
+async fn explain_silence(client: Client, url: &str, teller: &Teller) {
     let mut published = teller.published.clone();
     let synced = async move {
         // When the turn is gone there is nothing left to explain either.
@@ -66,7 +71,7 @@ pub(crate) async fn explain_silence(client: Client, url: String, teller: Teller)
     };
     tokio::select! {
         () = synced => {}
-        () = ask(&client, &url, &teller) => {}
+        () = ask(&client, url, teller) => {}
     }
     teller.house.clear(Topic::Api);
 }
@@ -88,6 +93,36 @@ async fn ask(client: &Client, url: &str, teller: &Teller) {
         teller.house.set(Topic::Api, problem);
         tokio::time::sleep(ASK_EVERY).await;
     }
+}
+
+/// For as long as anyone watches: tells of a server that has been away for longer than `patience`, until it is back.
+async fn tell_of_outages(mut outage: watch::Receiver<Outage>, url: &str, house: &House, patience: Duration) {
+    while outage.wait_for(Option::is_some).await.is_ok() {
+        let since = k8s_openapi::jiff::Timestamp::now();
+        match tokio::time::timeout(patience, outage.wait_for(Option::is_none)).await {
+            Ok(Ok(_)) => continue,
+            Ok(Err(_)) => return,
+            Err(_) => {}
+        }
+        let why = outage.borrow_and_update().clone();
+        if let Some(why) = why {
+            house.set(Topic::Api, away(url, since, &why));
+        }
+        while outage.changed().await.is_ok() {
+            let why = outage.borrow_and_update().clone();
+            match why {
+                Some(why) => house.reword(Topic::Api, away(url, since, &why)),
+                None => break,
+            }
+        }
+        house.clear(Topic::Api);
+    }
+}
+
+fn away(url: &str, since: k8s_openapi::jiff::Timestamp, why: &str) -> Problem {
+    let what = format!("the API server has not served since {since:.0}; what was in force then stays, and changes are not heard of");
+    let fix = "see that the server runs and that this node reaches it; the agent goes on by itself when it serves again";
+    Problem::new(1209, what, url, fix).because(why)
 }
 
 fn unreachable(url: &str, why: &str) -> Problem {
@@ -127,11 +162,40 @@ mod tests {
         let text = "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters: [{name: c, cluster: {server: 'https://192.0.2.1:6443'}}]\n\
                     users: [{name: u, user: {token: secret}}]\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n";
         std::fs::write(&path, text).unwrap();
-        let plain = config(&agent(AgentArgs { kubeconfig: Some(path.clone()), ..AgentArgs::default() })).await.unwrap();
-        assert_eq!(plain.cluster_url.to_string(), "https://192.0.2.1:6443/");
-        let own = AgentArgs { kubeconfig: Some(path), api_server: Some("https://[2001:db8::7]:6443".into()), ..AgentArgs::default() };
-        let config = config(&agent(own)).await.unwrap();
-        assert_eq!(config.cluster_url.to_string(), "https://[2001:db8::7]:6443/");
+        let plain = access(&agent(AgentArgs { kubeconfig: Some(path.clone()), ..AgentArgs::default() })).await.unwrap();
+        assert_eq!(named(&plain), "https://192.0.2.1:6443/");
+        let api_servers = vec!["https://[2001:db8::7]:6443".into(), "https://192.0.2.8:6443".into()];
+        let own = AgentArgs { kubeconfig: Some(path), api_servers, ..AgentArgs::default() };
+        let access = access(&agent(own)).await.unwrap();
+        assert_eq!(named(&access), "https://[2001:db8::7]:6443/, https://192.0.2.8:6443/");
+    }
+
+    #[tokio::test]
+    async fn an_outage_is_told_of_with_its_beginning_until_it_is_over() {
+        let (to, outage) = watch::channel(None);
+        let house = std::sync::Arc::new(House::default());
+        let telling = house.clone();
+        let task =
+            tokio::spawn(async move { tell_of_outages(outage, "https://192.0.2.1:6443", &telling, Duration::from_millis(20)).await });
+        let until = async |wanted: &[&str]| {
+            while house.problems().iter().map(|p| p.why.clone()).collect::<Vec<_>>() != wanted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            house.problems()
+        };
+        for _ in 0..2 {
+            to.send_replace(Some("refused".into()));
+            assert_eq!(house.problems(), [], "it may be over in a moment");
+            let first = until(&["refused"]).await;
+            assert_eq!((first[0].code.0, first[0].place.as_str()), (1209, "https://192.0.2.1:6443"));
+            to.send_replace(Some("no way".into()));
+            let second = until(&["no way"]).await;
+            assert_eq!(first[0].what, second[0].what, "it began when it began");
+            to.send_replace(None);
+            until(&[]).await;
+        }
+        drop(to);
+        task.await.unwrap();
     }
 
     #[tokio::test]
@@ -139,8 +203,8 @@ mod tests {
         if std::path::Path::new("/var/run/secrets/kubernetes.io").exists() {
             return;
         }
-        let own = AgentArgs { api_server: Some("https://192.0.2.1:6443".into()), ..AgentArgs::default() };
-        let error = config(&agent(own)).await.unwrap_err().to_string();
+        let own = AgentArgs { api_servers: vec!["https://192.0.2.1:6443".into()], ..AgentArgs::default() };
+        let error = access(&agent(own)).await.unwrap_err().to_string();
         assert!(error.contains("BW1201") && error.contains("kubeconfig") && error.contains("service account"), "{error}");
     }
 }

@@ -20,9 +20,11 @@ use bowline_model::intent::Intent;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::host;
+use super::reap::Work;
+use super::reaper::Reaper;
 use super::sockets::Sockets;
 use super::turn::Published;
-use super::{host, reap};
 
 /// The kernel is read back this often even when nothing seems to have happened.
 const READ_BACK_EVERY: Duration = Duration::from_secs(60);
@@ -45,6 +47,8 @@ pub(crate) struct Applied {
     pub(crate) socket_hooks: bool,
     /// The tunnel is not there, or the kernel does not forward.
     pub(crate) fabric_failed: bool,
+    /// Links of pods that are gone while connections of theirs may live on: their addresses are nobody's yet.
+    pub(crate) uncut: Arc<BTreeSet<Arc<str>>>,
     /// How long the last lowering and writing took, in microseconds.
     pub(crate) last_us: u64,
     /// Objects that the last sync wrote or removed.
@@ -61,7 +65,7 @@ impl Applied {
 
     /// Whether nothing of the pod is in force any more.
     pub(crate) fn lets_go_of(&self, host_ifname: &str) -> bool {
-        !self.rules_failed && !self.intent.pods.pods.contains_key(host_ifname)
+        !self.rules_failed && !self.intent.pods.pods.contains_key(host_ifname) && !self.uncut.contains(host_ifname)
     }
 }
 
@@ -73,6 +77,7 @@ pub(crate) struct Applier {
     lowered: Arc<Intent>,
     /// The newest intent whose rules were all written: what it allows is all that is let through.
     reaped: Arc<Intent>,
+    reaper: Reaper,
     host: HostFacts,
     iface: Option<String>,
     lowering_problems: Vec<Problem>,
@@ -133,6 +138,7 @@ impl Applier {
             sockets,
             lowered: Arc::default(),
             reaped: Arc::default(),
+            reaper: Reaper::start(applied.clone())?,
             host: HostFacts::default(),
             iface,
             lowering_problems: Vec::new(),
@@ -204,6 +210,7 @@ impl Applier {
         let before = self.now_us();
         self.want(intent, looks.net);
         let now = self.now_ms();
+        self.reaper.expect(intent);
         let rules = self.nft.sync(looks.nft, now);
         // After the rules, which serve what these maps lack.
         let sockets = self.sockets.sync(looks.nft, now);
@@ -211,7 +218,8 @@ impl Applier {
         let routes = self.net.sync(looks.net, now);
         let old = std::mem::replace(&mut self.lowered, intent.clone());
         let repaired = old.revision == intent.revision && rules.written + rules.removed > 0;
-        reap::reap(&self.reaped, intent, repaired);
+        // What is cut before its rules are there would come up again by those of before.
+        self.reaper.post(Work::between(&self.reaped, intent, repaired));
         if rules.is_clean() {
             self.reaped = intent.clone();
         }
@@ -274,6 +282,7 @@ impl Applier {
             applied.intent = self.lowered.clone();
             applied.pod_mtu_bytes = pod_mtu_bytes;
             applied.socket_hooks = socket_hooks;
+            applied.uncut = self.reaper.uncut();
             applied.problems = Arc::new(unique.into_iter().collect());
             applied.rules_failed = rules_failed;
             applied.fabric_failed = fabric_failed;

@@ -18,7 +18,8 @@ Keys of the settings file (YAML); an unknown key is an error:
   nodeName            this node's name in the cluster
   kubeconfig          file; without it, the pod's service account
   apiServer           https://HOST:PORT of the API server, in place of the kubeconfig's or of KUBERNETES_SERVICE_HOST: wanted where
-                      nobody but Bowline serves the kubernetes service, since the agent needs the API before it can serve it
+                      nobody but Bowline serves the kubernetes service, since the agent needs the API before it can serve it; a list
+                      of several is tried in its order, the next whenever one does not serve
   backend             {type: vxlan, vni: 1, port: 8472, directRouting: false} or {type: host-gw}
   serviceMode         nftables, or ebpf: what the node's and its pods' own programs connect to is translated at the socket, the rest by
                       nftables; where the kernel lacks something, nftables alone
@@ -54,9 +55,10 @@ pub(crate) struct AgentArgs {
     /// Kubeconfig for the API server; without it, the pod's service account [file: kubeconfig]
     #[arg(long, env = "BOWLINE_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// The API server as https://HOST:PORT, in place of the kubeconfig's or of KUBERNETES_SERVICE_HOST [file: apiServer]
-    #[arg(long, env = "BOWLINE_API_SERVER", value_name = "URL")]
-    pub(crate) api_server: Option<String>,
+    /// The API server as https://HOST:PORT, in place of the kubeconfig's or of KUBERNETES_SERVICE_HOST; several, comma-separated, are tried
+    /// in turn [file: apiServer]
+    #[arg(long = "api-server", env = "BOWLINE_API_SERVER", value_name = "URL", value_delimiter = ',')]
+    pub(crate) api_servers: Vec<String>,
     /// Node-to-node backend, in one word: vxlan or host-gw [file: backend.type]
     #[arg(long, env = "BOWLINE_BACKEND", value_name = "WORD")]
     pub(crate) backend: Option<String>,
@@ -123,7 +125,8 @@ pub(crate) enum CniInstall {
 struct FileConfig {
     node_name: Option<String>,
     kubeconfig: Option<PathBuf>,
-    api_server: Option<String>,
+    #[serde(rename = "apiServer", deserialize_with = "one_or_more")]
+    api_servers: Vec<String>,
     backend: Option<BackendConf>,
     service_mode: ServiceMode,
     #[serde(rename = "clusterCIDRs")]
@@ -156,8 +159,8 @@ pub(crate) struct AgentConfig {
     pub(crate) node_name: String,
     /// Kubeconfig file; none means the pod's service account.
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// The API server's address, if not the kubeconfig's or the environment's is meant.
-    pub(crate) api_server: Option<String>,
+    /// The API server's addresses in the order in which they are tried, if not the kubeconfig's or the environment's is meant.
+    pub(crate) api_servers: Vec<String>,
     /// Node-to-node backend.
     pub(crate) backend: BackendConf,
     /// How services are served.
@@ -224,7 +227,7 @@ impl AgentConfig {
         let config = AgentConfig {
             node_name,
             kubeconfig: args.kubeconfig.clone().or(file.kubeconfig),
-            api_server: args.api_server.clone().or(file.api_server).map(server).transpose()?,
+            api_servers: servers(if args.api_servers.is_empty() { file.api_servers } else { args.api_servers.clone() })?,
             backend,
             service_mode: file.service_mode,
             cluster_cidrs: list(&args.cluster_cidrs, file.cluster_cidrs),
@@ -251,6 +254,43 @@ impl AgentConfig {
         }
         Ok(config)
     }
+}
+
+/// A string, or a list of them.
+fn one_or_more<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    struct OneOrMore;
+    impl<'de> serde::de::Visitor<'de> for OneOrMore {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("https://HOST:PORT, or a list of such")
+        }
+
+        fn visit_str<E>(self, one: &str) -> Result<Vec<String>, E> {
+            Ok(vec![one.to_owned()])
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
+            let mut all = Vec::new();
+            while let Some(one) = list.next_element()? {
+                all.push(one);
+            }
+            Ok(all)
+        }
+    }
+    from.deserialize_any(OneOrMore)
+}
+
+/// The servers' addresses, each once.
+fn servers(urls: Vec<String>) -> Result<Vec<String>, Problem> {
+    let mut all = Vec::new();
+    for url in urls {
+        let one = server(url)?;
+        if !all.contains(&one) {
+            all.push(one);
+        }
+    }
+    Ok(all)
 }
 
 /// A token goes to nobody but a server that proves who it is: so only https, and nothing after the port.
@@ -321,15 +361,19 @@ mod tests {
 
     #[test]
     fn the_api_server_is_an_https_address_and_nothing_more() {
-        let with = |url: &str| load(GOOD, AgentArgs { api_server: Some(url.into()), ..AgentArgs::default() });
+        let with = |url: &str| load(GOOD, AgentArgs { api_servers: vec![url.into()], ..AgentArgs::default() });
         for good in ["https://192.0.2.1:6443", "https://192.0.2.1:6443/", "https://[2001:db8::1]:6443", "https://api.example:443"] {
-            assert_eq!(with(good).unwrap().api_server.as_deref(), Some(good.trim_end_matches('/')));
+            assert_eq!(with(good).unwrap().api_servers, [good.trim_end_matches('/')]);
         }
         for bad in ["192.0.2.1:6443", "http://192.0.2.1:6443", "https://", "https://user@host", "https://host/path"] {
             assert_eq!(with(bad).unwrap_err().code.0, 1105, "{bad}");
         }
-        let from_file = load(&format!("{GOOD}apiServer: https://192.0.2.9:6443\n"), AgentArgs::default()).unwrap();
-        assert_eq!(from_file.api_server.as_deref(), Some("https://192.0.2.9:6443"));
+        let from_file = |value: &str| load(&format!("{GOOD}apiServer: {value}\n"), AgentArgs::default());
+        assert_eq!(from_file("https://192.0.2.9:6443").unwrap().api_servers, ["https://192.0.2.9:6443"]);
+        let several = from_file("[https://192.0.2.9:6443/, 'https://[2001:db8::1]:6443', https://192.0.2.9:6443]").unwrap();
+        assert_eq!(several.api_servers, ["https://192.0.2.9:6443", "https://[2001:db8::1]:6443"], "in their order, each once");
+        assert_eq!(from_file("[https://192.0.2.9:6443, 192.0.2.8]").unwrap_err().code.0, 1105);
+        assert_eq!(from_file("7").unwrap_err().code.0, 1101);
     }
 
     #[test]

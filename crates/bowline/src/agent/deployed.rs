@@ -58,7 +58,7 @@ fn host_path(daemon_set: &Value, mounted_at: &std::path::Path) -> String {
 #[test]
 fn the_settings_are_taken_and_fit_the_mounts() {
     let (config, agent) = (settings(), object("DaemonSet", "bowline"));
-    assert!(config.api_server.is_some(), "the agent must not need the kubernetes service");
+    assert!(!config.api_servers.is_empty(), "the agent must not need the kubernetes service");
     assert_eq!((config.cluster_cidrs.len(), config.service_cidrs.len()), (2, 2));
     // The plugin runs on the node and is told the agent's paths.
     for same in [&config.run_dir, &config.state_dir] {

@@ -15,6 +15,7 @@ mod host;
 pub(crate) mod install;
 mod network;
 mod reap;
+mod reaper;
 mod service_health;
 mod sockets;
 pub(crate) mod status;
@@ -103,13 +104,13 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         health::serve(address, teller.clone(), &stop, &tasks).await?;
     }
 
-    let server = api::config(&config).await?;
-    let url = server.cluster_url.to_string();
+    let access = api::access(&config).await?;
+    let url = api::named(&access);
     tracing::info!(server = url, "API server chosen");
-    let client = crate::watch::client(server)?;
-    crate::watch::start(&client, &config.node_name, &changes, &tasks, &stop);
+    let client = crate::watch::client(access)?;
+    let outage = crate::watch::start(&client, &config.node_name, &changes, &tasks, &stop);
     drop(changes);
-    tasks.spawn(until(stop.clone(), api::explain_silence(client.clone(), url, teller.clone())));
+    tasks.spawn(until(stop.clone(), api::tell_of_trouble(client.clone(), outage, url, teller.clone())));
     tasks.spawn(until(stop.clone(), network::tell_node(client, teller.clone())));
     tasks.spawn(keep_house(config.clone(), teller, cni, stop.clone()));
 

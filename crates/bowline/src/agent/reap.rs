@@ -2,6 +2,8 @@
 //!
 //! Rules judge a connection's first packet; the kernel lets the rest pass by its state. So a change that closes has to take the state away,
 //! and the next packet is judged anew (TCP without SYN is then no new connection to a selected pod, so the cut is final).
+//!
+//! What is here decides and does; when, and on which thread, is the business of `reaper`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,36 +20,84 @@ use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
-/// Forgets what the change from `old` to `new`, which is in the kernel by now, no longer allows.
-///
-/// Everything is looked over when nothing is known of what was in force before: after the start (the change may have come while no agent
-/// was there), and where rules had to be `repaired` (what was let in while they were gone is not let go on).
-///
-/// A change that only opens, or only adds a pod, costs nothing here: nothing of it can have a connection that is no longer allowed.
-pub(crate) fn reap(old: &Intent, new: &Intent, repaired: bool) {
-    let unknown = repaired || old.revision == 0;
-    let gone = Gone::between(old, new, unknown);
-    let policy = unknown || closes(&old.policy, &new.policy);
-    let services = unknown || old.services != new.services;
-    if !policy && !services && gone.is_empty() {
-        return;
+/// What is to be looked over after changes, and with what in mind.
+pub(super) struct Work {
+    gone: Gone,
+    /// Something that policy let through may be closed.
+    policy: bool,
+    /// Services are others.
+    services: bool,
+    /// What is in the kernel by now.
+    new: Arc<Intent>,
+}
+
+impl Work {
+    /// What the change from `old` to `new` asks for.
+    ///
+    /// Everything is looked over when nothing is known of what was in force before: after the start (the change may have come while no
+    /// agent was there), and where rules had to be `repaired` (what was let in while they were gone is not let go on).
+    ///
+    /// A change that only opens, or only adds a pod, is no work: nothing of it can have a connection that is no longer allowed.
+    pub(super) fn between(old: &Intent, new: &Arc<Intent>, repaired: bool) -> Option<Work> {
+        let unknown = repaired || old.revision == 0;
+        let gone = Gone::between(old, new, unknown);
+        let policy = unknown || closes(&old.policy, &new.policy);
+        let services = unknown || old.services != new.services;
+        (policy || services || !gone.is_empty()).then(|| Work { gone, policy, services, new: new.clone() })
     }
-    match forget(new, policy, services, &gone) {
-        Ok(0) => {}
-        Ok(cut) => tracing::info!(cut, revision = new.revision, "connections cut that the change no longer allows"),
-        Err(error) => tracing::warn!(%error, "connections cannot be looked over after a change"),
+
+    /// The same and what came after it, in one.
+    pub(super) fn join(&mut self, later: Work) {
+        self.gone.join(later.gone);
+        self.policy |= later.policy;
+        self.services |= later.services;
+        self.new = later.new;
+    }
+
+    /// The pods that are gone, by their links.
+    pub(super) fn pods(&self) -> &BTreeSet<Arc<str>> {
+        &self.gone.pods
+    }
+
+    /// Of the intent that is in the kernel.
+    pub(super) fn revision(&self) -> u64 {
+        self.new.revision
+    }
+
+    /// Forgets what is no longer allowed. Looking takes its time; what was allowed meanwhile (it is `newest`, and may be in the kernel) stays.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub(super) fn cut(&self, newest: &dyn Fn() -> Arc<Intent>) -> Result<usize, ConntrackError> {
+        let mut conntrack = Conntrack::open()?;
+        let view = View::of(&self.new);
+        let mut doomed = conntrack.entries_where(|entry| self.dooms(entry, &view))?;
+        let newest = newest();
+        if newest.revision != self.new.revision {
+            let view = View::of(&newest);
+            doomed.retain(|entry| self.dooms(entry, &view));
+        }
+        conntrack.delete_all(&doomed)
+    }
+
+    fn dooms(&self, entry: &Entry, view: &View<'_>) -> bool {
+        self.gone.concerns(entry, &view.own)
+            || (self.policy && view.own.concerns_pods(entry) && !view.judge.verdict(&view.own.flow(entry)).allowed)
+            || (self.services && view.frontends.is_stale(entry, &view.own))
     }
 }
 
-fn forget(new: &Intent, policy: bool, services: bool, gone: &Gone) -> Result<usize, ConntrackError> {
-    let own = OwnAddresses::of(new);
-    let judge = Judge::new(&new.policy, &new.pods);
-    let frontends = Datagrams::of(&new.services);
-    Conntrack::open()?.delete_where(|entry| {
-        gone.concerns(entry, &own)
-            || (policy && own.concerns_pods(entry) && !judge.verdict(&own.flow(entry)).allowed)
-            || (services && frontends.is_stale(entry, &own))
-    })
+/// An intent as connections are held against it.
+struct View<'a> {
+    own: OwnAddresses,
+    judge: Judge<'a>,
+    frontends: Datagrams<'a>,
+}
+
+impl<'a> View<'a> {
+    fn of(intent: &'a Intent) -> View<'a> {
+        View { own: OwnAddresses::of(intent), judge: Judge::new(&intent.policy, &intent.pods), frontends: Datagrams::of(&intent.services) }
+    }
 }
 
 /// Whether something that the old policy let through may be closed by the new one.
@@ -70,6 +120,8 @@ fn lost_a_member<T: Ord + Clone>(old: &OrdMap<SetId, Arc<OrdSet<T>>>, new: &OrdM
 /// Addresses that belonged to pods of this node and belong to none now: whatever speaks of them is a former owner's.
 struct Gone {
     addresses: BTreeSet<IpAddr>,
+    /// The pods, by their links.
+    pods: BTreeSet<Arc<str>>,
     /// Where it is not known who was there before: the node's own pod subnets, of which only the present pods' addresses count.
     subnets: Vec<IpNet>,
 }
@@ -78,8 +130,18 @@ impl Gone {
     fn between(old: &Intent, new: &Intent, unknown: bool) -> Gone {
         let ips = |intent: &Intent| -> BTreeSet<IpAddr> { intent.pods.pods.values().flat_map(|pod| pod.ips.values().copied()).collect() };
         let addresses = if old.pods == new.pods { BTreeSet::new() } else { ips(old).difference(&ips(new)).copied().collect() };
+        let pods = match old.pods == new.pods {
+            true => BTreeSet::new(),
+            false => old.pods.pods.keys().filter(|name| !new.pods.pods.contains_key(*name)).cloned().collect(),
+        };
         let subnets = new.routes.local.iter().filter(|_| unknown).flat_map(|local| local.pod_cidrs.clone()).collect();
-        Gone { addresses, subnets }
+        Gone { addresses, pods, subnets }
+    }
+
+    fn join(&mut self, later: Gone) {
+        self.addresses.extend(later.addresses);
+        self.pods.extend(later.pods);
+        self.subnets.extend(later.subnets);
     }
 
     fn is_empty(&self) -> bool {

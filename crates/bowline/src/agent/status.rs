@@ -84,6 +84,11 @@ impl House {
         }
     }
 
+    /// What was said of it before goes by other words now; the log has it already.
+    pub(crate) fn reword(&self, topic: Topic, problem: Problem) {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).insert(topic, problem);
+    }
+
     /// It is well again.
     pub(crate) fn clear(&self, topic: Topic) {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner).remove(&topic);

@@ -21,18 +21,34 @@ use super::time::Instant;
 /// How long, and how often, a contradiction must be repeated to be believed.
 const STEADY: (Duration, u32) = (Duration::from_secs(60), 3);
 
+/// What a list contradicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contradiction {
+    /// What was seen before: it is older.
+    Older,
+    /// That we are here: its cluster has not got this node.
+    Stranger,
+}
+
 /// What was doubted since the last list that was believed.
 #[derive(Debug, Default)]
 pub(super) struct Doubt {
-    first: Option<Instant>,
+    said: Option<(Contradiction, Instant)>,
     times: u32,
 }
 
 impl Doubt {
-    /// Counts one more contradiction by the store itself; whether it is believed now.
-    pub(super) fn is_overcome(&mut self) -> bool {
+    /// Counts one more contradiction by the store itself; whether it is believed now. Another than the last one begins anew.
+    pub(super) fn is_overcome(&mut self, what: Contradiction) -> bool {
         let (steady, times) = STEADY;
-        let first = *self.first.get_or_insert_with(Instant::now);
+        let first = match self.said {
+            Some((said, first)) if said == what => first,
+            Some(_) | None => {
+                self.times = 0;
+                Instant::now()
+            }
+        };
+        self.said = Some((what, first));
         self.times += 1;
         self.times >= times && first.elapsed() >= steady
     }
@@ -40,5 +56,34 @@ impl Doubt {
     /// A list was believed.
     pub(super) fn clear(&mut self) {
         *self = Doubt::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::time::{run, sleep};
+
+    /// Whether what is said every twenty seconds is believed in the end.
+    async fn believed(said: &[Contradiction]) -> bool {
+        let mut doubt = Doubt::default();
+        let mut outcome = false;
+        for what in said {
+            outcome = doubt.is_overcome(*what);
+            sleep(Duration::from_secs(20)).await;
+        }
+        outcome
+    }
+
+    #[test]
+    fn two_lies_in_turn_are_never_one_truth() {
+        use Contradiction::{Older, Stranger};
+        run(async {
+            assert!(believed(&[Stranger; 4]).await, "the same for a minute");
+            assert!(!believed(&[Stranger; 3]).await, "for forty seconds");
+            assert!(!believed(&[Stranger, Stranger, Stranger, Older]).await, "another, in the end");
+            assert!(!believed(&[Stranger, Older, Stranger, Older, Stranger, Older, Stranger, Older]).await, "in turn");
+            assert!(believed(&[Older, Stranger, Stranger, Stranger, Stranger]).await, "another, at first");
+        });
     }
 }

@@ -15,7 +15,7 @@ use kube::core::WatchEvent;
 use kube::core::params::WatchParams;
 use tokio::sync::mpsc;
 
-use super::doubt::Doubt;
+use super::doubt::{Contradiction, Doubt};
 use super::events::{Events, SILENCE};
 use super::line::Line;
 use super::list::{Fresh, Listed, knows_node, list};
@@ -135,22 +135,24 @@ impl<T: Watchable> Follower<T> {
         let contradiction = self.contradiction(&listed).await?;
         match contradiction {
             None => Ok(listed),
-            Some(what) if newest && self.doubt.is_overcome() => {
+            Some((contradiction, what)) if newest && self.doubt.is_overcome(contradiction) => {
                 tracing::warn!(kind = T::PLURAL, what, "the store says so steadily; it is believed");
                 Ok(listed)
             }
-            Some(what) => Err(Trouble::Doubted(what)),
+            Some((_, what)) => Err(Trouble::Doubted(what)),
         }
     }
 
-    async fn contradiction(&self, listed: &Listed<T>) -> Result<Option<String>, Trouble> {
+    async fn contradiction(&self, listed: &Listed<T>) -> Result<Option<(Contradiction, String)>, Trouble> {
         if let Some(seen) = self.seen.as_ref().filter(|seen| listed.version.is_older_than(seen)) {
-            return Ok(Some(format!("version {} of the list is older than {seen}, which was seen before", listed.version)));
+            let what = format!("version {} of the list is older than {seen}, which was seen before", listed.version);
+            return Ok(Some((Contradiction::Older, what)));
         }
         let keys: BTreeSet<ObjectKey> = listed.items.iter().map(Watched::key).collect();
         let own = ObjectKey::new(bowline_compile::world::Kind::Node, "", self.node.clone());
+        let stranger = |what: String| Some((Contradiction::Stranger, what));
         if T::KIND == own.kind {
-            return Ok((!keys.contains(&own)).then(|| format!("the cluster has no node {}", self.node)));
+            return Ok(if keys.contains(&own) { None } else { stranger(format!("the cluster has no node {}", self.node)) });
         }
         let gone = self.known.difference(&keys).count();
         if gone == 0 && !keys.is_empty() {
@@ -159,7 +161,8 @@ impl<T: Watchable> Follower<T> {
         let leave = self.line.leave().await;
         let knows = knows_node(&self.line, &self.node).await;
         leave.done(&knows);
-        Ok((!knows?).then(|| format!("the list lacks {gone} of {} objects, and the cluster has no node {}", self.known.len(), self.node)))
+        let lacks = format!("the list lacks {gone} of {} objects, and the cluster has no node {}", self.known.len(), self.node);
+        Ok(if knows? { None } else { stranger(lacks) })
     }
 
     async fn deliver(&mut self, listed: Listed<T>) -> Result<(), Over> {

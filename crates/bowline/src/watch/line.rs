@@ -11,6 +11,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Limited};
 use kube::Client;
 use kube::client::Body;
+use tokio::sync::watch;
 
 use super::time::{Instant, sleep_until, timeout};
 use super::trouble::{Pace, Trouble, moment};
@@ -29,7 +30,11 @@ pub(super) struct Line {
     client: Client,
     away: Mutex<Option<Away>>,
     turn: tokio::sync::Mutex<()>,
+    outage: watch::Sender<Outage>,
 }
+
+/// Why the server does not serve; none while it does.
+pub(crate) type Outage = Option<String>;
 
 /// Since when, and how it went since.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +53,12 @@ pub(super) struct Leave<'a> {
 impl Line {
     /// A line over which nothing went yet.
     pub(super) fn new(client: Client) -> Line {
-        Line { client, away: Mutex::new(None), turn: tokio::sync::Mutex::new(()) }
+        Line { client, away: Mutex::new(None), turn: tokio::sync::Mutex::new(()), outage: watch::Sender::new(None) }
+    }
+
+    /// Tells when the server goes away, why, and when it serves again.
+    pub(super) fn outage(&self) -> watch::Receiver<Outage> {
+        self.outage.subscribe()
     }
 
     fn away(&self) -> Option<Away> {
@@ -106,11 +116,18 @@ impl Line {
                 *away = Some(Away { since: now, failures: 1, not_before: now + delay });
             }
         }
+        let why = Some(trouble.to_string());
+        self.outage.send_if_modified(|said| {
+            let is_new = *said != why;
+            *said = why;
+            is_new
+        });
     }
 
     fn served(&self) {
-        let was = self.away.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(away) = was {
+        let mut held = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(away) = held.take() {
+            self.outage.send_replace(None);
             let away_ms = u64::try_from(away.since.elapsed().as_millis()).unwrap_or(u64::MAX);
             tracing::info!(away_ms, failures = away.failures, "the API server serves again");
         }

@@ -7,7 +7,8 @@
 //! | silent though connected | the watch is taken up anew after 150 s (`events`) |
 //! | an answer cut off, too slow, or no list at all | dropped as a whole and asked for again (`list`) |
 //! | 410, in a watch or a list | listed anew: first from memory, not older than what was seen; then the newest |
-//! | 401 | tokens are read from their file for every question, keys and certificates anew when they are refused (`transport`) |
+//! | 401 | tokens are read from their file for every question, a kubeconfig when it has changed, keys and certificates when they are refused |
+//! | one of several servers does not answer or answers with 5xx | the next address is asked with the next question (`transport`) |
 //! | a list that is older, or is empty or lacks things and comes from a cluster without this node | asked for again, believed after a minute (`doubt`) |
 //!
 //! A server's return costs it one resumed watch for each of the six kinds and node; if it has forgotten where the watches were, a list
@@ -16,6 +17,7 @@
 //! Invariant: what leaves here is only what the API said; nothing is ever deleted because of trouble. A list that is read anew arrives as
 //! one `Replace`, so that what is missing from it is gone at once and what stays never blinks.
 
+mod access;
 mod doubt;
 mod events;
 mod follow;
@@ -33,17 +35,26 @@ use std::sync::Arc;
 
 use bowline_compile::world::Change;
 use kube::Client;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use access::Access;
+pub(crate) use line::Outage;
 pub(crate) use watched::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, Watchable};
 
 use follow::Follower;
 use line::Line;
 
-/// Starts a watch of every kind that the world is made of, for the agent of the node of that name.
-pub(crate) fn start(client: &Client, node: &str, changes: &mpsc::Sender<Change>, tasks: &TaskTracker, stop: &CancellationToken) {
+/// Starts a watch of every kind that the world is made of, for the agent of the node of that name. What is returned tells of the server
+/// when it does not serve.
+pub(crate) fn start(
+    client: &Client,
+    node: &str,
+    changes: &mpsc::Sender<Change>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> watch::Receiver<Outage> {
     let source = Source { line: Arc::new(Line::new(client.clone())), node: node.into(), changes, tasks, stop };
     source.follow::<Node>();
     source.follow::<Namespace>();
@@ -51,6 +62,7 @@ pub(crate) fn start(client: &Client, node: &str, changes: &mpsc::Sender<Change>,
     source.follow::<Service>();
     source.follow::<EndpointSlice>();
     source.follow::<NetworkPolicy>();
+    source.line.outage()
 }
 
 /// What the watches have in common.
@@ -75,10 +87,10 @@ impl Source<'_> {
     }
 }
 
-/// A client for the API server that `config` names.
+/// A client for the API server.
 ///
 /// # Errors
 /// When its certificates or credentials cannot be used.
-pub(crate) fn client(config: kube::Config) -> anyhow::Result<Client> {
-    Ok(transport::connect(config)?)
+pub(crate) fn client(access: Access) -> anyhow::Result<Client> {
+    Ok(transport::connect(access)?)
 }

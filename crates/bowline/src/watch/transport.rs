@@ -4,6 +4,9 @@
 //! the connection open, is found within [`PING_EVERY`] + [`PONG_WITHIN`]. Where only HTTP/1.1 is spoken, TCP's own probes find an end
 //! that is gone, within [`UNHEARD`].
 //!
+//! Where there are several addresses, one is used until it does not serve: nobody answers, or it says that something is wrong with itself.
+//! Then the next is, and after the last the first again; how fast is the pace of those who ask. What runs over a connection goes on there.
+//!
 //! Invariant: a token is never older than its file, and other credentials that the server refused are never used again without a look at
 //! their files. Reference: RFC 9113 section 6.7, tcp(7) for TCP_KEEPIDLE and TCP_USER_TIMEOUT, "Bound service account tokens" of the
 //! Kubernetes documentation.
@@ -23,6 +26,8 @@ use kube::{Client, Config};
 use tokio::time::Instant;
 use tower::{BoxError, Service, ServiceBuilder};
 
+use super::access::Access;
+
 /// How long a connection may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_millis(3500);
 
@@ -41,18 +46,15 @@ const PROBES: (Duration, Duration, u32) = (Duration::from_secs(8), Duration::fro
 /// Keys and certificates are looked up anew at most this often.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 
-/// A client over such a connection. Files of tokens are read for every request, those of keys and certificates again when the server no
-/// longer takes what was in them.
+/// A client over such a connection, to the first of the addresses that answers. Files of tokens are read for every request, a kubeconfig when
+/// it has changed, keys and certificates again when the server no longer takes what was in them.
 ///
 /// # Errors
 /// When the configuration's credentials or certificates cannot be used.
-pub(super) fn connect(mut config: Config) -> Result<Client, kube::Error> {
-    let namespace = config.default_namespace.clone();
-    // A token in the configuration itself wins over a file.
-    let token_file = config.auth_info.token_file.take().filter(|_| config.auth_info.token.is_none());
-    let using = Using { client: client_of(&config)?, read: Instant::now() };
-    let token = Arc::new(Token { file: token_file.map(PathBuf::from), last: Mutex::new(None) });
-    Ok(Client::new(Renewing { config: Arc::new(config), using: Arc::new(Mutex::new(using)), token }, namespace))
+pub(super) fn connect(access: Access) -> Result<Client, kube::Error> {
+    let namespace = access.config.default_namespace.clone();
+    let using = Using::new(access, 0)?;
+    Ok(Client::new(Renewing { using: Arc::new(Mutex::new(using)) }, namespace))
 }
 
 /// A token that others renew in its file.
@@ -119,17 +121,88 @@ fn client_of(config: &Config) -> Result<Client, kube::Error> {
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
-/// Passes requests on to a client that is made anew when the server does not know us any more.
+/// Passes requests on to a client that is made anew when the server does not know us any more, when our credentials are others, and for
+/// another address when the one in use does not serve.
 struct Renewing {
-    config: Arc<Config>,
     using: Arc<Mutex<Using>>,
-    token: Arc<Token>,
 }
 
+/// What requests go over now.
 struct Using {
+    access: Access,
     client: Client,
-    /// When its files were read.
+    token: Arc<Token>,
+    /// Which of the addresses.
+    server: usize,
+    /// Grows with every client, so that many requests that fail together lead to the next address and not past it.
+    number: u64,
+    /// When files were read.
     read: Instant,
+    /// A good answer came from this address, and the log has it.
+    served: bool,
+    /// The kubeconfig could not be read anew, and the log has it.
+    unreadable: bool,
+}
+
+impl Using {
+    fn new(access: Access, server: usize) -> Result<Using, kube::Error> {
+        let mut config = access.config_for(server);
+        // A token in the configuration itself wins over a file.
+        let file = config.auth_info.token_file.take().filter(|_| config.auth_info.token.is_none());
+        let token = Arc::new(Token { file: file.map(PathBuf::from), last: Mutex::new(None) });
+        let client = client_of(&config)?;
+        Ok(Using { access, client, token, server, number: 0, read: Instant::now(), served: false, unreadable: false })
+    }
+
+    /// Puts another client in the place of this one. If it cannot be made, this one stays.
+    fn change(&mut self, access: Access, server: usize) -> Result<(), kube::Error> {
+        let next = Using::new(access, server)?;
+        let served = self.served && self.server == server;
+        *self = Using { number: self.number + 1, served, ..next };
+        Ok(())
+    }
+
+    /// The address in use, for people.
+    fn address(&self) -> String {
+        self.access.servers().get(self.server).map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+/// One request under way over a client. Unless it is told of a good answer, the next address is used from then on, also if nobody waits for
+/// an answer any more.
+struct Attempt {
+    using: Arc<Mutex<Using>>,
+    number: u64,
+    served: bool,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let mut using = lock(&self.using);
+        if self.number != using.number {
+            return;
+        }
+        if self.served {
+            if !std::mem::replace(&mut using.served, true) && using.access.servers().len() > 1 {
+                tracing::info!(server = using.address(), "this API server answers");
+            }
+            return;
+        }
+        let count = using.access.servers().len();
+        if count > 1 {
+            let (access, next) = (using.access.clone(), (using.server + 1) % count);
+            let outcome = using.change(access, next);
+            tracing::debug!(server = using.address(), error = outcome.err().map(|error| error.to_string()), "the next API server is tried");
+        }
+    }
+}
+
+/// Which of several servers did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{server}")]
+struct Silent {
+    server: String,
+    source: kube::Error,
 }
 
 impl Service<Request<Body>> for Renewing {
@@ -142,18 +215,28 @@ impl Service<Request<Body>> for Renewing {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if let Some(token) = self.token.header() {
-            request.headers_mut().insert(header::AUTHORIZATION, token);
-        }
-        let (config, using) = (self.config.clone(), self.using.clone());
-        let client = lock(&using).client.clone();
+        let using = self.using.clone();
         Box::pin(async move {
-            let answer = client.send(request).await;
-            let refused = answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED);
-            if refused {
-                renew(&config, &using);
+            reread(&using).await;
+            let (client, token, server, mut attempt) = {
+                let held = lock(&using);
+                let attempt = Attempt { using: using.clone(), number: held.number, served: false };
+                let server = (held.access.servers().len() > 1).then(|| held.address());
+                (held.client.clone(), held.token.clone(), server, attempt)
+            };
+            if let Some(token) = token.header() {
+                request.headers_mut().insert(header::AUTHORIZATION, token);
             }
-            Ok(answer?)
+            let answer = client.send(request).await;
+            attempt.served = answer.as_ref().is_ok_and(|answer| !answer.status().is_server_error());
+            if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED) {
+                renew(&using).await;
+            }
+            match (answer, server) {
+                (Ok(answer), _) => Ok(answer),
+                (Err(source), Some(server)) => Err(Silent { server, source }.into()),
+                (Err(error), None) => Err(error.into()),
+            }
         })
     }
 }
@@ -162,17 +245,58 @@ fn lock(using: &Mutex<Using>) -> std::sync::MutexGuard<'_, Using> {
     using.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn renew(config: &Config, using: &Mutex<Using>) {
-    let mut using = lock(using);
-    if using.read.elapsed() < RENEW_EVERY {
+/// Takes up what is in the kubeconfig now, if it has changed. One that is half written is read again with the next request.
+async fn reread(using: &Mutex<Using>) {
+    let (access, file, number) = {
+        let held = lock(using);
+        let Some(file) = held.access.changed() else { return };
+        (held.access.clone(), file.to_owned(), held.number)
+    };
+    let fresh = access.again(&file).await;
+    let mut held = lock(using);
+    if held.number != number {
         return;
     }
-    using.read = Instant::now();
-    match client_of(config) {
-        Ok(client) => {
-            tracing::info!("the API server does not know us; keys and certificates are read anew");
-            using.client = client;
+    let server = held.server;
+    let outcome = fresh.and_then(|fresh| {
+        let server = if server < fresh.servers().len() { server } else { 0 };
+        Ok(held.change(fresh, server)?)
+    });
+    match outcome {
+        Ok(()) => tracing::info!(file = %file.display(), "the kubeconfig has changed and was read anew"),
+        Err(error) => {
+            if !std::mem::replace(&mut held.unreadable, true) {
+                let error = format!("{error:#}");
+                tracing::warn!(file = %file.display(), error, "the kubeconfig has changed and cannot be used; what it held before is");
+            }
         }
-        Err(error) => tracing::warn!(%error, "the API server does not know us, and keys or certificates cannot be read anew"),
+    }
+}
+
+/// Reads keys and certificates anew after a refusal.
+async fn renew(using: &Mutex<Using>) {
+    let (access, number) = {
+        let mut held = lock(using);
+        if held.read.elapsed() < RENEW_EVERY {
+            return;
+        }
+        held.read = Instant::now();
+        (held.access.clone(), held.number)
+    };
+    let fresh = match access.file.clone() {
+        Some(file) => access.again(&file).await,
+        None => Ok(access),
+    };
+    let mut held = lock(using);
+    if held.number != number {
+        return;
+    }
+    let server = held.server;
+    match fresh.and_then(|fresh| Ok(held.change(fresh, server)?)) {
+        Ok(()) => tracing::info!("the API server does not know us; keys and certificates are read anew"),
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "the API server does not know us, and keys or certificates cannot be read anew");
+        }
     }
 }

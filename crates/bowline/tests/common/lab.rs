@@ -204,7 +204,7 @@ impl Lab {
         Ok(text(&output.stdout))
     }
 
-    fn run(&self, words: &[&str], rest: &[&str]) -> Result<Output> {
+    pub(crate) fn run(&self, words: &[&str], rest: &[&str]) -> Result<Output> {
         let mut command = Command::new(BOWLINE);
         command.args(words).args(["--name", &self.setup.name]);
         if !rest.is_empty() {

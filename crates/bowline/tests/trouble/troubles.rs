@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::common::cluster;
-use crate::common::lab::{BOWLINE, Lab};
+use crate::common::lab::{BOWLINE, Lab, eventually};
 use crate::common::objects::NODES;
 use crate::common::rows::Bench;
 use crate::front::{Asked, PORT};
@@ -30,10 +30,23 @@ pub(crate) fn stopped(bench: &Bench) -> Result<String> {
     stage.front.order("stop")?;
     stage.change()?;
     sleep(lasts(bench, 5, 120));
+    told_of(stage.lab)?;
     stage.unchanged("the server was stopped")?;
     let asked = stage.front.order("start")?;
     ensure!(asked.requests == 0, "a stopped server was asked");
     stage.back(Instant::now(), soon)
+}
+
+/// Every node's status says within a while that the server is away, since when and why, and the command's exit status is that of a bad result.
+fn told_of(lab: &Lab) -> Result<()> {
+    eventually(|| {
+        let output = lab.run(&["status"], &[])?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let told = NODES.iter().filter(|node| text.contains(&format!("BW1209 {node}: the API server has not served since 20")));
+        ensure!(told.count() == NODES.len() && text.contains("why: no answer"), "the outage is not told of: {text}");
+        ensure!(output.status.code() == Some(1), "bowline status exits with {:?}", output.status.code());
+        Ok(())
+    })
 }
 
 pub(crate) fn slow(bench: &Bench) -> Result<String> {

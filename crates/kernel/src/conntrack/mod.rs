@@ -249,10 +249,19 @@ impl Conntrack {
     /// # Errors
     /// If the kernel does not answer, or the first refusal; the others are tried nevertheless.
     pub fn delete_where(&mut self, doomed: impl FnMut(&Entry) -> bool) -> Result<usize, ConntrackError> {
+        let doomed = self.entries_where(doomed)?;
+        self.delete_all(&doomed)
+    }
+
+    /// Deletes entries; says how many were still there.
+    ///
+    /// # Errors
+    /// The first refusal; the others are tried nevertheless.
+    pub fn delete_all(&mut self, entries: &[Entry]) -> Result<usize, ConntrackError> {
         let mut first_error = None;
         let mut deleted = 0;
-        for entry in self.entries_where(doomed)? {
-            match self.delete(&entry) {
+        for entry in entries {
+            match self.delete(entry) {
                 Ok(was_there) => deleted += usize::from(was_there),
                 Err(error) => {
                     first_error.get_or_insert(error);

@@ -81,8 +81,8 @@ fn api(client: &Client, group: &str, version: &str, kind: &str, namespaced: bool
 
 async fn client_of(lab: &str) -> Result<Client> {
     let path = bowline_lab::kubeconfig(lab)?;
-    let config = crate::agent::api::from_file(&path).await.with_context(|| path.display().to_string())?;
-    crate::watch::client(config).with_context(|| path.display().to_string())
+    let access = crate::watch::Access::of_kubeconfig(&path).await.with_context(|| path.display().to_string())?;
+    crate::watch::client(access).with_context(|| path.display().to_string())
 }
 
 /// Removes the check's namespace and waits until it is gone.

@@ -1,0 +1,261 @@
+//! The thread that cuts: it looks over the connections after each change that closes, so that the thread that writes rules never waits
+//! for that, however many connections there are.
+//!
+//! Invariant: work comes here when the rules that it is about are in the kernel, never before: what is cut cannot come up again by the
+//! rules of before. Work that waits is done together with what comes after it. The address of a pod that is gone is nobody's until what
+//! speaks of it is cut ([`Reaper::uncut`]).
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bowline_kernel::conntrack::ConntrackError;
+use bowline_model::intent::Intent;
+use tokio::sync::watch;
+
+use super::apply::Applied;
+use super::reap::Work;
+
+/// Pause before work is tried again that failed by chance.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Names of pods' links.
+type Names = BTreeSet<Arc<str>>;
+
+/// The thread's handle. Dropping it ends the thread, when what waits is done.
+pub(super) struct Reaper {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    bell: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Option<Work>,
+    /// Pods of the work under way.
+    running: Names,
+    /// The intent that is in the kernel, or is being written.
+    newest: Arc<Intent>,
+    stop: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn uncut(&self) -> Arc<Names> {
+        let state = self.lock();
+        Arc::new(state.running.iter().chain(state.waiting.iter().flat_map(Work::pods)).cloned().collect())
+    }
+
+    /// Waits for work; none at the end.
+    fn next(&self) -> Option<Work> {
+        let mut state = self.lock();
+        loop {
+            if let Some(work) = state.waiting.take() {
+                state.running = work.pods().clone();
+                return Some(work);
+            }
+            if state.stop {
+                return None;
+            }
+            state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Puts work back in front of what came meanwhile, and waits a little.
+    fn again(&self, mut work: Work) {
+        let mut state = self.lock();
+        if let Some(later) = state.waiting.take() {
+            work.join(later);
+        }
+        state.waiting = Some(work);
+        state.running.clear();
+        let calm = self.bell.wait_timeout_while(state, AGAIN_AFTER, |state| !state.stop);
+        drop(calm);
+    }
+}
+
+impl Reaper {
+    /// Starts the thread in the network namespace of the caller. Who looks at `applied` is told of pods that are done with.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub(super) fn start(applied: watch::Sender<Applied>) -> io::Result<Reaper> {
+        Reaper::start_with(applied, |work, newest| work.cut(newest))
+    }
+
+    fn start_with<C>(applied: watch::Sender<Applied>, mut cut: C) -> io::Result<Reaper>
+    where
+        C: FnMut(&Work, &dyn Fn() -> Arc<Intent>) -> Result<usize, ConntrackError> + Send + 'static,
+    {
+        let shared = Arc::<Shared>::default();
+        let own = shared.clone();
+        let thread = std::thread::Builder::new().name("reaper".into()).spawn(move || {
+            while let Some(work) = own.next() {
+                match cut(&work, &|| own.lock().newest.clone()) {
+                    Ok(0) => {}
+                    Ok(cut) => tracing::info!(cut, revision = work.revision(), "connections cut that the change no longer allows"),
+                    Err(error) => {
+                        tracing::warn!(%error, "connections cannot be looked over after a change");
+                        if error.may_retry() && !own.lock().stop {
+                            own.again(work);
+                            continue;
+                        }
+                    }
+                }
+                own.lock().running.clear();
+                applied.send_modify(|applied| applied.uncut = own.uncut());
+            }
+        })?;
+        Ok(Reaper { shared, thread: Some(thread) })
+    }
+
+    /// Says what is about to be written. From then on nothing is cut that it allows.
+    pub(super) fn expect(&self, newest: &Arc<Intent>) {
+        self.shared.lock().newest = newest.clone();
+    }
+
+    /// Hands work over whose rules are written. Does not wait.
+    pub(super) fn post(&self, work: Option<Work>) {
+        let Some(work) = work else { return };
+        let mut state = self.shared.lock();
+        match &mut state.waiting {
+            Some(waiting) => waiting.join(work),
+            none => *none = Some(work),
+        }
+        drop(state);
+        self.shared.bell.notify_one();
+    }
+
+    /// Links of pods that are gone, of whose connections some may live on.
+    pub(super) fn uncut(&self) -> Arc<Names> {
+        self.shared.uncut()
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.bell.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bowline_model::intent::pods::{PodIntent, PodsIntent};
+    use bowline_model::{Dual, MacAddr};
+    use std::sync::mpsc;
+
+    fn intent(revision: u64, pods: &[(&str, &str)]) -> Arc<Intent> {
+        let pod = |(name, ip): &(&str, &str)| {
+            let host_ifname: Arc<str> = Arc::from(*name);
+            let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+            let ips = Dual::first_of([ip.parse().unwrap()]);
+            let pod = PodIntent { pod: None, host_ifname: host_ifname.clone(), mac, host_mac: mac, ips, host_ports: Vec::new() };
+            (host_ifname, Arc::new(pod))
+        };
+        let pods = PodsIntent { pods: pods.iter().map(pod).collect() };
+        Arc::new(Intent { revision, pods: Arc::new(pods), ..Intent::default() })
+    }
+
+    /// A reaper whose every cut says what it is about and then waits for leave.
+    struct Stage {
+        reaper: Reaper,
+        begun: mpsc::Receiver<(u64, Vec<String>, u64)>,
+        leave: mpsc::Sender<Result<usize, ConntrackError>>,
+        applied: watch::Receiver<Applied>,
+        kernel: watch::Sender<Applied>,
+    }
+
+    fn stage() -> Stage {
+        let (tell, begun) = mpsc::channel();
+        let (leave, wait) = mpsc::channel();
+        let (kernel, applied) = watch::channel(Applied::default());
+        let cut = move |work: &Work, newest: &dyn Fn() -> Arc<Intent>| {
+            let pods = work.pods().iter().map(ToString::to_string).collect();
+            tell.send((work.revision(), pods, newest().revision)).unwrap();
+            wait.recv().unwrap()
+        };
+        Stage { reaper: Reaper::start_with(kernel.clone(), cut).unwrap(), begun, leave, applied, kernel }
+    }
+
+    impl Stage {
+        /// What the kernel thread does with an intent.
+        fn write(&self, old: &Arc<Intent>, new: &Arc<Intent>) {
+            self.reaper.expect(new);
+            self.reaper.post(Work::between(old, new, false));
+            self.kernel.send_modify(|applied| (applied.intent, applied.uncut) = (new.clone(), self.reaper.uncut()));
+        }
+
+        fn begun(&self) -> (u64, Vec<String>, u64) {
+            self.begun.recv_timeout(Duration::from_secs(10)).unwrap()
+        }
+
+        fn is_let_go(&self, name: &str) -> bool {
+            self.applied.borrow().lets_go_of(name)
+        }
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn nobody_waits_for_a_cut_but_the_address_of_the_pod_that_is_gone() {
+        let stage = stage();
+        let all =
+            [intent(1, &[("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "10.0.0.3")]), intent(2, &[("b", "10.0.0.2"), ("c", "10.0.0.3")])];
+        let [first, second] = &all;
+        let (third, fourth) = (intent(3, &[("c", "10.0.0.3")]), intent(4, &[]));
+        stage.write(first, second);
+        assert_eq!(stage.begun(), (2, names(&["a"]), 2));
+        // The cut goes on; rules are written all the while, and what they ask for waits and is done in one.
+        stage.write(second, &third);
+        stage.write(&third, &fourth);
+        assert!(!stage.is_let_go("a") && !stage.is_let_go("b") && !stage.is_let_go("c"));
+        stage.leave.send(Ok(1)).unwrap();
+        assert_eq!(stage.begun(), (4, names(&["b", "c"]), 4));
+        assert!(stage.is_let_go("a") && !stage.is_let_go("b"), "the first cut is done, the second is not");
+        stage.leave.send(Ok(0)).unwrap();
+        drop(stage.reaper);
+        assert!(stage.applied.borrow().lets_go_of("b") && stage.applied.borrow().lets_go_of("c"));
+    }
+
+    #[test]
+    fn what_failed_by_chance_is_done_again_with_what_came_after_it() {
+        let stage = stage();
+        let (first, second, third) = (intent(1, &[("a", "10.0.0.1"), ("b", "10.0.0.2")]), intent(2, &[("b", "10.0.0.2")]), intent(3, &[]));
+        stage.write(&first, &second);
+        assert_eq!(stage.begun(), (2, names(&["a"]), 2));
+        stage.write(&second, &third);
+        stage.leave.send(Err(ConntrackError::Socket { operation: "list", source: io::Error::other("full") })).unwrap();
+        assert_eq!(stage.begun(), (3, names(&["a", "b"]), 3));
+        assert!(!stage.is_let_go("a"));
+        let refused = ConntrackError::Refused { operation: "list", errno: 1 };
+        stage.leave.send(Err(refused)).unwrap();
+        drop(stage.reaper);
+        assert!(stage.applied.borrow().lets_go_of("a"), "a kernel that never answers does not keep addresses for ever");
+    }
+
+    #[test]
+    fn a_change_that_only_adds_is_no_work() {
+        let (first, second) = (intent(1, &[("a", "10.0.0.1")]), intent(2, &[("a", "10.0.0.1"), ("b", "10.0.0.2")]));
+        assert!(Work::between(&first, &second, false).is_none());
+        assert!(Work::between(&second, &first, false).is_some());
+        assert!(Work::between(&first, &second, true).is_some(), "rules had to be repaired");
+        assert!(Work::between(&Intent::default(), &first, false).is_some(), "nothing is known of before");
+    }
+}
