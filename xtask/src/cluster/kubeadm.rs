@@ -33,7 +33,10 @@ imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 100Mi, nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%"}
 "#;
 
-/// A machine of namespaces has cgroups v1, and the kernel here says nothing of its configuration.
+/// kubeadm sees to it that a node forwards, before there is a network that could have asked for it.
+const FORWARDING: &str = "echo 1 >/proc/sys/net/ipv4/ip_forward\necho 1 >/proc/sys/net/ipv6/conf/default/forwarding\n";
+
+/// kubeadm refuses cgroups v1 as kubelet does, and has no setting for them.
 const IGNORED: &str = "--ignore-preflight-errors=SystemVerification";
 
 /// Makes the cluster; its nodes are registered and have no network yet.
@@ -94,7 +97,7 @@ fn prepare() -> String {
     let links: Vec<String> =
         ["kubeadm", "kubelet", "kubectl"].iter().map(|name| format!("ln -s '{}/{name}' /usr/local/bin/", programs.display())).collect();
     format!(
-        "set -e\n{}\necho 1 >/proc/sys/net/ipv4/ip_forward\nmkdir {PATCHES}\ncat >{PATCHES}/kubeletconfiguration+merge.yaml <<'END'\n{PATCH}END\n",
+        "set -e\n{}\n{FORWARDING}mkdir {PATCHES}\ncat >{PATCHES}/kubeletconfiguration+merge.yaml <<'END'\n{PATCH}END\n",
         links.join("\n")
     )
 }
