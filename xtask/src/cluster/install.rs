@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::cluster::images;
@@ -42,10 +43,18 @@ pub(crate) fn run(lab: &Lab, place: &Place, plan: &Plan, image: Option<&Path>, s
     Ok(())
 }
 
-/// The manifest with what an operator puts in by hand: this cluster's API server, and the addresses that services may claim as external.
-/// Those are the lab's outside (RFC 5737, RFC 3849), which the suites' ExternalIP case asks for too; nobody else is in there.
+/// The manifest with what an operator puts in by hand: this cluster's API server, its networks, the address of its DNS, and the addresses
+/// that services may claim as external. Those are the lab's outside (RFC 5737, RFC 3849), which the suites' ExternalIP case asks for too; nobody else is in there.
 fn fitted(manifest: &str, plan: &Plan) -> String {
     let server = format!("https://{}:{}", plan.advertise, plan.ports.server);
+    let list = |networks: &[IpNet]| format!("[{}]", networks.iter().map(|one| format!("\"{one}\"")).collect::<Vec<_>>().join(", "));
+    let dns = plan.dns().map(|address| format!("\"{address}\"")).unwrap_or_default();
+    let set = [
+        ("clusterCIDRs:", list(&plan.pod_cidrs)),
+        ("serviceCIDRs:", list(&plan.service_cidrs)),
+        ("clusterIP:", dns.clone()),
+        ("clusterIPs:", format!("[{dns}]")),
+    ];
     let mut lines = Vec::new();
     for line in manifest.lines() {
         let indent = line.len() - line.trim_start().len();
@@ -53,6 +62,8 @@ fn fitted(manifest: &str, plan: &Plan) -> String {
         if bare.starts_with("apiServer:") {
             lines.push(format!("{:indent$}apiServer: {server}", ""));
             lines.push(format!("{:indent$}externalIPs: {EXTERNAL}", ""));
+        } else if let Some((key, value)) = set.iter().find(|(key, _)| line.trim_start().starts_with(key)) {
+            lines.push(format!("{:indent$}{key} {value}", ""));
         } else if !bare.starts_with("externalIPs:") {
             lines.push(line.to_owned());
         }
@@ -108,6 +119,26 @@ mod tests {
         let server = "    apiServer: https://192.168.200.11:6443\n";
         let external = "    externalIPs: [203.0.113.0/24, \"2001:db8:113::/64\"]\n";
         assert_eq!(fitted(manifest, &plan), format!("data:\n  x: |\n{server}{external}    backend: vxlan\n"));
+    }
+
+    #[test]
+    fn the_manifest_gets_this_clusters_networks() {
+        let networks = |text: &str| vec![text.parse().unwrap()];
+        let plan = Plan::of_nodes(1, &networks("10.1.0.0/16"), &networks("10.2.0.0/16"), "1-2").unwrap();
+        let manifest = fs::read_to_string(place::repository().join("deploy/bowline.yaml")).unwrap();
+        let made = fitted(&manifest, &plan);
+        for line in [
+            "    clusterCIDRs: [\"10.1.0.0/16\"]",
+            "    serviceCIDRs: [\"10.2.0.0/16\"]",
+            "  clusterIP: \"10.2.0.10\"",
+            "  clusterIPs: [\"10.2.0.10\"]",
+        ] {
+            assert_eq!(made.lines().filter(|one| *one == line).count(), 1, "{line}");
+        }
+        assert!(
+            !made.lines().any(|line| !line.trim_start().starts_with('#') && (line.contains("10.42.") || line.contains("10.43."))),
+            "{made}"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod control;
 mod down;
 mod images;
 mod install;
+mod kubeadm;
 mod kubectl;
 mod lab;
 mod node;
@@ -124,6 +125,9 @@ struct UpArgs {
     /// Stop before a network is installed: the nodes stay NotReady
     #[arg(long, conflicts_with = "control_plane_only")]
     kubernetes_only: bool,
+    /// Let kubeadm make the cluster: control plane in static pods, the other nodes by a token
+    #[arg(long, conflicts_with = "control_plane_only")]
+    kubeadm: bool,
     /// Bowline's image instead of target/image/bowline.tar
     #[arg(long, value_name = "TAR")]
     image: Option<PathBuf>,

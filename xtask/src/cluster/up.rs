@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::cluster::lab::{self, Lab};
 use crate::cluster::place::{self, Place};
 use crate::cluster::plan::{Plan, Ports};
 use crate::cluster::screen::{Screen, until};
-use crate::cluster::{UpArgs, images, install, node, pki, relay};
+use crate::cluster::{UpArgs, images, install, kubeadm, node, pki, relay};
 
 /// What `conformance/build` makes for a cluster: its own programs, and those that the images in it hold.
 const BUILT: [&str; 7] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "agnhost", "coredns"];
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<bool> {
         writeln!(std::io::stdout(), "Cluster {} is up already.", place.name)?;
         return next(&place, &record.plan).map(|()| true);
     }
-    programs(&screen)?;
+    programs(&screen, args.kubeadm)?;
     down::sweep(&place, false).context("remove what an earlier cluster left")?;
     place.make()?;
     let mut step = if args.named.control_plane_only { "control" } else { "machines" };
@@ -78,12 +79,14 @@ fn next(place: &Place, plan: &Plan) -> Result<()> {
 }
 
 /// Sees that every program is there; builds what is not.
-fn programs(screen: &Screen) -> Result<()> {
+fn programs(screen: &Screen, by_kubeadm: bool) -> Result<()> {
     let directory = place::programs();
-    if BUILT.iter().any(|name| !directory.join(name).is_file()) {
+    let (more, group): (&[&str], &[&str]) = if by_kubeadm { (&kubeadm::BUILT, &["kubeadm"]) } else { (&[], &[]) };
+    if BUILT.iter().chain(more).any(|name| !directory.join(name).is_file()) {
         let mut build = Command::new(place::repository().join("conformance/build"));
         let status = build
             .args(["control-plane", "node", "client", "suite", "peers"])
+            .args(group)
             .stdin(Stdio::null())
             .status()
             .context("run conformance/build")?;
@@ -109,7 +112,9 @@ fn cluster(args: &UpArgs, place: &Place, screen: &Screen, step: &mut &'static st
     let (listener, url) = relay::door()?;
     // Everything that nodes read is written before there are any: their roots are overlays over this machine's.
     relay::copy_program(place)?;
-    pki::make(place, &plan, &url)?;
+    if !args.kubeadm {
+        pki::make(place, &plan, &url)?;
+    }
     for one in &plan.nodes {
         node::configure(place, &plan, one)?;
         node::make_cgroups(&place.name, &one.name)?;
@@ -121,41 +126,12 @@ fn cluster(args: &UpArgs, place: &Place, screen: &Screen, step: &mut &'static st
     plan.nodes.iter().try_for_each(|one| node::prepare(&lab, one))?;
     screen.good("machines", &format!("{}, one LAN, both families", counted(plan.nodes.len(), "node")));
 
-    *step = "control";
-    let first = plan.nodes.first().context("a cluster of no nodes")?;
-    let stand = Stand { bind: "::", data: "/var/lib/etcd/data".into() };
-    let mut started = Vec::new();
-    for component in control::components(place, &plan, &stand) {
-        started.push(component.name.clone());
-        component::start_in_node(&lab, place, &first.name, &component)?;
+    let found = Found { lab: &lab, place, plan: &plan, screen };
+    if args.kubeadm {
+        kubeadm::run(&found, listener, &url, step)?;
+    } else {
+        by_hand(&found, listener, step)?;
     }
-    for one in &plan.nodes {
-        let runtime = node::containerd(place, one);
-        started.push(runtime.name.clone());
-        component::start_in_node(&lab, place, &one.name, &runtime)?;
-    }
-    relay::start(&lab, place, &first.name, listener, plan.ports.server)?;
-    let kubectl = Kubectl::of(place);
-    wait_for_server(place, &kubectl, &started)?;
-    screen.good("control", "etcd, API server, controllers, scheduler");
-
-    *step = "images";
-    for one in &plan.nodes {
-        wait_for_runtime(&lab, place, &one.name, &started)?;
-    }
-    let archives = crate::image::suite()?;
-    let count = images::import(&lab, &plan.nodes, &archives)?;
-    screen.good("images", &format!("{count} on each node"));
-
-    *step = "nodes";
-    for one in &plan.nodes {
-        let kubelet = node::kubelet(place, one);
-        started.push(kubelet.name.clone());
-        component::start_in_node(&lab, place, &one.name, &kubelet)?;
-    }
-    wait_for_nodes(place, &kubectl, &started, plan.nodes.len())?;
-    kubectl.run(&["label", "node", &first.name, "node-role.kubernetes.io/control-plane="])?;
-    screen.good("nodes", &format!("{0}/{0} registered", plan.nodes.len()));
 
     *step = "network";
     if args.kubernetes_only {
@@ -168,23 +144,78 @@ fn cluster(args: &UpArgs, place: &Place, screen: &Screen, step: &mut &'static st
     Ok(plan)
 }
 
+/// Machines, and what is known about them.
+pub(crate) struct Found<'a> {
+    /// The machines.
+    pub(crate) lab: &'a Lab,
+    /// Where the cluster's files are.
+    pub(crate) place: &'a Place,
+    /// Who has which address.
+    pub(crate) plan: &'a Plan,
+    /// Where progress is shown.
+    pub(crate) screen: &'a Screen,
+}
+
+/// Kubernetes on the machines, each program started by ourselves.
+fn by_hand(found: &Found<'_>, listener: OwnedFd, step: &mut &'static str) -> Result<()> {
+    *step = "control";
+    let Found { lab, place, plan, screen } = found;
+    let first = plan.nodes.first().context("a cluster of no nodes")?;
+    let stand = Stand { bind: "::", data: "/var/lib/etcd/data".into() };
+    let mut started = Vec::new();
+    for component in control::components(place, plan, &stand) {
+        started.push(component.name.clone());
+        component::start_in_node(lab, place, &first.name, &component)?;
+    }
+    for one in &plan.nodes {
+        let runtime = node::containerd(place, one);
+        started.push(runtime.name.clone());
+        component::start_in_node(lab, place, &one.name, &runtime)?;
+    }
+    relay::start(lab, place, &first.name, listener, plan.ports.server)?;
+    let kubectl = Kubectl::of(place);
+    wait_for_server(place, &kubectl, &started)?;
+    screen.good("control", "etcd, API server, controllers, scheduler");
+
+    *step = "images";
+    for one in &plan.nodes {
+        wait_for_runtime(lab, place, &one.name, &started)?;
+    }
+    let archives = crate::image::suite()?;
+    let count = images::import(lab, &plan.nodes, &archives)?;
+    screen.good("images", &format!("{count} on each node"));
+
+    *step = "nodes";
+    for one in &plan.nodes {
+        let kubelet = node::kubelet(place, one);
+        started.push(kubelet.name.clone());
+        component::start_in_node(lab, place, &one.name, &kubelet)?;
+    }
+    wait_for_nodes(place, &kubectl, &started, plan.nodes.len())?;
+    kubectl.run(&["label", "node", &first.name, "node-role.kubernetes.io/control-plane="])?;
+    screen.good("nodes", &format!("{0}/{0} registered", plan.nodes.len()));
+    Ok(())
+}
+
 /// A number with its noun.
 pub(crate) fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Waits until the server says that it is ready, and gives up at once if a component has ended.
-fn wait_for_server(place: &Place, kubectl: &Kubectl, started: &[String]) -> Result<()> {
+pub(crate) fn wait_for_server(place: &Place, kubectl: &Kubectl, started: &[String]) -> Result<()> {
     let ready = || kubectl.run(&["get", "--raw", "/readyz"]).map(|_| ()).map_err(|error| format!("{error:#}"));
     alive_until(place, started, "the API server", Duration::from_secs(120), "kube-apiserver", ready)
 }
 
-fn wait_for_runtime(lab: &Lab, place: &Place, node: &str, started: &[String]) -> Result<()> {
+/// Waits until a node's containerd answers.
+pub(crate) fn wait_for_runtime(lab: &Lab, place: &Place, node: &str, started: &[String]) -> Result<()> {
     let ready = || lab.run(node, &["ctr", "version"], None).map(|_| ()).map_err(|error| format!("{error:#}"));
     alive_until(place, started, "containerd", Duration::from_secs(30), &format!("{node}/containerd"), ready)
 }
 
-fn wait_for_nodes(place: &Place, kubectl: &Kubectl, started: &[String], count: usize) -> Result<()> {
+/// Waits until so many nodes are registered and have pod networks.
+pub(crate) fn wait_for_nodes(place: &Place, kubectl: &Kubectl, started: &[String], count: usize) -> Result<()> {
     let ready = || match kubectl.json(&["get", "nodes"]) {
         // A node can hold pods when the controllers have given it a network.
         Ok(list) if items(&list).iter().filter(|node| node.pointer("/spec/podCIDRs").is_some()).count() == count => Ok(()),

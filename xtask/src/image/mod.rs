@@ -4,6 +4,7 @@
 //! `ctr images import` and `podman load` take it as well. Invariant: the same input gives the same bytes. What stands in for which image,
 //! and why, is in docs/images.md.
 
+mod kubeadm;
 mod layer;
 mod oci;
 mod product;
@@ -40,6 +41,8 @@ struct Words {
 enum What {
     /// The images that the outside suites ask for, into the cache; what is there already is not made again
     Suite,
+    /// The images of which kubeadm makes a control plane, into the cache
+    Kubeadm,
     /// Import archives into a containerd of its own and run what they hold; needs root
     Try {
         /// Archives [default: the product's and the suites', where they are there]
@@ -59,6 +62,7 @@ pub(crate) fn run(rest: &[String]) -> Result<bool> {
     match words.what {
         None => product(words.profile, words.output.as_deref()).map(|_| true),
         Some(What::Suite) => suite().map(|_| true),
+        Some(What::Kubeadm) => kubeadm().map(|_| true),
         Some(What::Try { archives }) if archives.is_empty() => trial::run(&made()?),
         Some(What::Try { archives }) => trial::run(&archives),
         Some(What::TryInside { directory, archives }) => trial::inside(&directory, &archives),
@@ -79,6 +83,14 @@ pub(crate) fn product(profile: Profile, output: Option<&Path>) -> Result<PathBuf
 /// When a program or package of theirs is missing, or a file cannot be written.
 pub(crate) fn suite() -> Result<Vec<PathBuf>> {
     suite::make(&conformance_cache()?)
+}
+
+/// Makes the images of kubeadm's control plane unless the cache holds them, and gives back their file.
+///
+/// # Errors
+/// When a program of theirs is missing, or the file cannot be written.
+pub(crate) fn kubeadm() -> Result<PathBuf> {
+    kubeadm::make(&conformance_cache()?)
 }
 
 /// The archives that are there.
