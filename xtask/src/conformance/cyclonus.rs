@@ -28,7 +28,7 @@ pub(crate) fn run(cluster: &Cluster, options: &Options) -> Result<Outcome> {
     } else {
         "--server-protocol=TCP,UDP"
     });
-    command.args(["--perturbation-wait-seconds=1", "--job-timeout-seconds=2", "--pod-creation-timeout-seconds=300"]);
+    command.args(["--perturbation-wait-seconds=1", "--job-timeout-seconds=1", "--pod-creation-timeout-seconds=300"]);
     if let Some(focus) = &options.focus {
         command.arg(format!("--include={focus}"));
     }
