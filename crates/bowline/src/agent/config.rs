@@ -22,7 +22,7 @@ Keys of the settings file (YAML); an unknown key is an error:
   backend             {type: vxlan, vni: 1, port: 8472, directRouting: false} or {type: host-gw}
   serviceMode         nftables
   clusterCIDRs        list of the networks that pods have addresses in
-  serviceCIDRs        list of the service networks
+  serviceCIDRs        list of the service networks, beside those that ServiceCIDR objects name
   nodePortAddresses   list of networks whose addresses of the node take NodePort traffic; all if empty
   noMasquerade        list of networks that pods reach with their own address, beside the cluster's
   externalIPs         list of networks in which the externalIPs of services may lie; none if empty
