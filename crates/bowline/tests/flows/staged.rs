@@ -102,12 +102,9 @@ impl<'a> Staged<'a> {
             eventually(|| {
                 let told = said(&self.lab.client(&["curl", "-s", "--noproxy", "*", "--max-time", "3", "-w", " %{http_code}", &url])?);
                 let told = told.with_context(|| format!("{url} does not answer"))?;
-                let code = if *count > 0 { "200" } else { "503" };
-                ensure!(
-                    told.ends_with(code) && told.contains(&format!("\"localEndpoints\": {count}"))
-                        || told.contains(&format!("\"localEndpoints\":{count}")),
-                    "{url}: {told}"
-                );
+                let (body, code) = told.rsplit_once(' ').with_context(|| told.clone())?;
+                let body: Value = serde_json::from_str(body).with_context(|| told.clone())?;
+                ensure!(body["localEndpoints"] == *count && code == if *count > 0 { "200" } else { "503" }, "{url}: {told}");
                 Ok(())
             })?;
         }
@@ -169,6 +166,7 @@ fn for_api(kind: Kind, json: Value) -> Value {
     object["kind"] = json!(kind.as_str());
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("creationTimestamp");
+        metadata.retain(|_, value| *value != json!(""));
     }
     if kind == Kind::Service {
         let spec = &mut object["spec"];

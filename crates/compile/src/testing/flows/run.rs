@@ -48,7 +48,7 @@ pub fn place(name: &str, family: Family) -> Option<IpAddr> {
 
 /// Addresses of everyone where nothing is real: nodes 192.168.200.11 and upwards with 172.16.1.1 beside it (`n1b`), pods
 /// on 10.42.1.0/24 and upwards, the client outside 203.0.113.10, and those of [`place`].
-pub fn plain(table: &Table) -> impl Fn(&str, Family) -> IpAddr {
+pub fn plain(table: &Table) -> impl Fn(&str, Family) -> IpAddr + use<> {
     let pods: Vec<(String, String)> = table.pods.iter().map(|(name, pod)| (name.clone(), pod.node.clone())).collect();
     let nodes: Vec<String> = table.nodes.keys().cloned().collect();
     move |name, family| {
