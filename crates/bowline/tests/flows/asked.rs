@@ -98,7 +98,7 @@ impl<'a> Asked<'a> {
     /// Asks rows once, each sender all of its own together; those that came out wrong.
     fn once<'r>(&mut self, rows: &[&'r Row], family: Family) -> Result<Vec<(&'r Row, anyhow::Error)>> {
         let mut of: BTreeMap<&String, Vec<&Row>> = BTreeMap::new();
-        for row in rows {
+        for row in rows.iter().copied() {
             of.entry(&row.from).or_default().push(row);
         }
         let mut wrong = Vec::new();

@@ -157,11 +157,8 @@ fn cast(table: &Table) -> Vec<Value> {
 /// The object of a line as kubectl would send it.
 fn for_api(kind: Kind, json: Value) -> Value {
     let mut object = tidy(json);
-    let version = match kind {
-        Kind::EndpointSlice => "discovery.k8s.io/v1",
-        Kind::ServiceCidr => "networking.k8s.io/v1",
-        _ => "v1",
-    };
+    let versions = [(Kind::EndpointSlice, "discovery.k8s.io/v1"), (Kind::ServiceCidr, "networking.k8s.io/v1")];
+    let version = versions.into_iter().find(|(of, _)| *of == kind).map_or("v1", |(_, version)| version);
     object["apiVersion"] = json!(version);
     object["kind"] = json!(kind.as_str());
     if let Some(metadata) = object["metadata"].as_object_mut() {

@@ -16,9 +16,9 @@ fn answer(table: &Table, world: &World, places: &dyn Places, row: &Row, family: 
     let client = Client { ip: from, own: table.is_own(row) };
     let ask = |address| endpoints_for(world, node, client, address, row.protocol, row.port);
     let settings = world.settings();
-    match ask(FrontendAddress::Vip(to)) {
-        Answer::NotAService => {}
-        answer => return answer,
+    let by_address = ask(FrontendAddress::Vip(to));
+    if by_address != Answer::NotAService {
+        return by_address;
     }
     if world.service_networks().iter().any(|net| net.contains(&to)) {
         return Answer::Reject;

@@ -58,7 +58,9 @@ fn ask(question: &str) -> Result<Value> {
             other => bail!("no such protocol: {other}"),
         };
         match outcome.with_context(|| question.to_owned())? {
-            Outcome::Answer(who, client, port) => drop(answers.insert((who, client.to_string(), port))),
+            Outcome::Answer(who, client, port) => {
+                answers.insert((who, client.to_string(), port));
+            }
             Outcome::Refused => refused += 1,
             Outcome::Silence => silent += 1,
             Outcome::NoWay => no_way += 1,
@@ -68,11 +70,15 @@ fn ask(question: &str) -> Result<Value> {
 }
 
 fn ended(error: std::io::Error) -> Result<Outcome> {
-    match error.kind() {
-        ErrorKind::ConnectionRefused => Ok(Outcome::Refused),
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => Ok(Outcome::Silence),
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Ok(Outcome::NoWay),
-        _ => Err(error.into()),
+    let is = |kinds: &[ErrorKind]| kinds.contains(&error.kind());
+    if is(&[ErrorKind::ConnectionRefused]) {
+        Ok(Outcome::Refused)
+    } else if is(&[ErrorKind::TimedOut, ErrorKind::WouldBlock]) {
+        Ok(Outcome::Silence)
+    } else if is(&[ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable]) {
+        Ok(Outcome::NoWay)
+    } else {
+        Err(error.into())
     }
 }
 
