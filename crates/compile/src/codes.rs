@@ -33,7 +33,7 @@ codes! {
     /// An endpoint cannot be one.
     BAD_ENDPOINT = 3005: "An endpoint of an EndpointSlice is not an address that a pod can have (malformed, loopback, link-local, multicast or unspecified) and is left out.";
     /// A service or slice cannot be read.
-    SERVICE_UNREADABLE = 3007: "A Service or EndpointSlice has a field of the wrong type and is left out as if it did not exist.";
+    SERVICE_UNREADABLE = 3007: "A Service, EndpointSlice or ServiceCIDR has a field of the wrong type and is left out as if it did not exist.";
     /// A field of a service has a value that Kubernetes does not know.
     BAD_SERVICE_FIELD = 3008: "A field of a Service has a value that Kubernetes does not know; its default is used.";
     /// An external name is no name.

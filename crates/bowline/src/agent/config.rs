@@ -24,7 +24,7 @@ Keys of the settings file (YAML); an unknown key is an error:
   serviceMode         nftables, or ebpf: what the node's and its pods' own programs connect to is translated at the socket, the rest by
                       nftables; where the kernel lacks something, nftables alone
   clusterCIDRs        list of the networks that pods have addresses in
-  serviceCIDRs        list of the service networks
+  serviceCIDRs        list of the service networks, beside those that ServiceCIDR objects name
   nodePortAddresses   list of networks whose addresses of the node take NodePort traffic; all if empty
   noMasquerade        list of networks that pods reach with their own address, beside the cluster's
   externalIPs         list of networks in which the externalIPs of services may lie; none if empty

@@ -33,6 +33,9 @@ const LASTED: Duration = Duration::from_secs(5);
 /// Trouble of one kind alone that someone has to mend: no right to list it.
 const PACE: Pace = Pace { first: Duration::from_secs(1), most: Duration::from_secs(30) };
 
+/// A kind that the server lacks, or keeps from us: asked for again within so long.
+const ABSENT: Duration = Duration::from_secs(600);
+
 /// What may be over at any time: a list that is doubted, a version that is gone, a watch that ends as soon as it has begun.
 const SHORT_PACE: Pace = Pace { first: Duration::from_millis(500), most: Duration::from_secs(3) };
 
@@ -112,6 +115,10 @@ impl<T: Watchable> Follower<T> {
                 }
                 Err(trouble) => trouble,
             };
+            if T::OPTIONAL && self.seen.is_none() && matches!(trouble, Trouble::Refused { code: 403 | 404, .. }) {
+                // The others must not wait for what may not exist here. If nobody listens any more, the next one who tells notices.
+                let _ = self.send(Change::Synced(T::KIND)).await;
+            }
             self.tell(&trouble);
             newest |= matches!(trouble, Trouble::Expired(_) | Trouble::Doubted(_));
             self.pause(&trouble, failures).await;
@@ -297,6 +304,7 @@ impl<T: Watchable> Follower<T> {
     async fn pause(&self, trouble: &Trouble, failures: u32) {
         match trouble {
             trouble if trouble.is_of_server() => {}
+            Trouble::Refused { code: 403 | 404, .. } if T::OPTIONAL => sleep(moment(ABSENT)).await,
             Trouble::Doubted(_) | Trouble::Expired(_) => sleep(SHORT_PACE.delay(failures)).await,
             Trouble::Refused { .. } | Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Unreadable(_) => {
                 sleep(PACE.delay(failures)).await;
@@ -308,7 +316,14 @@ impl<T: Watchable> Follower<T> {
         // The line tells of the server once for all kinds.
         if trouble.is_of_server() {
             tracing::debug!(kind = T::PLURAL, %trouble, "watch interrupted");
-        } else if !std::mem::replace(&mut self.troubled, true) {
+            return;
+        }
+        if std::mem::replace(&mut self.troubled, true) {
+            return;
+        }
+        if T::OPTIONAL {
+            tracing::info!(kind = T::PLURAL, %trouble, "not to be had of this server; it is done without");
+        } else {
             tracing::warn!(kind = T::PLURAL, %trouble, "watch interrupted; what is in force stays");
         }
     }

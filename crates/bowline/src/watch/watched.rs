@@ -20,10 +20,12 @@ pub(crate) trait Watchable: Clone + std::fmt::Debug + Send + Sync + 'static {
     const GROUP: &'static str;
     /// Resource name in paths.
     const PLURAL: &'static str;
+    /// Whether a server may lack the kind, or keep it from us, and all is well without it.
+    const OPTIONAL: bool = false;
 }
 
 macro_rules! watchable {
-    ($name:ident, $group:literal, $plural:literal) => {
+    ($name:ident, $group:literal, $plural:literal $(, $constant:ident = $value:literal)?) => {
         #[doc = concat!("The kind ", stringify!($name), ".")]
         #[derive(Debug, Clone)]
         pub(crate) struct $name;
@@ -32,6 +34,7 @@ macro_rules! watchable {
             const KIND: Kind = Kind::$name;
             const GROUP: &'static str = $group;
             const PLURAL: &'static str = $plural;
+            $(const $constant: bool = $value;)?
         }
     };
 }
@@ -42,6 +45,7 @@ watchable!(Pod, "", "pods");
 watchable!(Service, "", "services");
 watchable!(EndpointSlice, "discovery.k8s.io", "endpointslices");
 watchable!(NetworkPolicy, "networking.k8s.io", "networkpolicies");
+watchable!(ServiceCidr, "networking.k8s.io", "servicecidrs", OPTIONAL = true);
 
 /// An object with the metadata that the client library needs.
 #[derive(Debug, Clone)]

@@ -45,6 +45,13 @@ impl Generator {
         Generator::begin(lab.node_piped(node, &argv)?, format!("{} on {node}", words.join(" ")))
     }
 
+    /// Starts one on the host outside; comes back when it is at work.
+    pub(crate) fn outside(lab: &Lab, words: &[&str]) -> Result<Generator> {
+        let program = myself()?;
+        let argv: Vec<&str> = [program.as_str(), "--generator"].iter().chain(words).copied().collect();
+        Generator::begin(lab.client_piped(&argv)?, format!("{} outside", words.join(" ")))
+    }
+
     fn begin(mut child: Child, what: String) -> Result<Generator> {
         let output = child.stdout.take().context("no output")?;
         let input = child.stdin.take();

@@ -245,6 +245,16 @@ impl Lab {
         self.background(&["lab", "node-exec", node], argv)
     }
 
+    /// Starts a command on the host outside, with its standard input and output at hand.
+    pub(crate) fn client_piped(&self, argv: &[&str]) -> Result<Child> {
+        self.background(&["lab", "client"], argv)
+    }
+
+    /// Runs a command on the router between the nodes and the outside.
+    pub(crate) fn router(&self, argv: &[&str]) -> Result<Output> {
+        self.run(&["lab", "router"], argv)
+    }
+
     fn background(&self, words: &[&str], argv: &[&str]) -> Result<Child> {
         let mut command = Command::new(BOWLINE);
         command.args(words).args(["--name", &self.setup.name, "--"]).args(argv);

@@ -92,7 +92,7 @@ fn leads_to(world: &World, service: &Service, wanted: &ServicePort, address: Fro
                 return Some(How::Cluster);
             }
             let settings = world.settings();
-            let owned = settings.service_cidrs.iter().chain(&settings.cluster_cidrs).any(|net| net.contains(&ip));
+            let owned = world.service_networks().iter().chain(&settings.cluster_cidrs).any(|net| net.contains(&ip));
             let node = world.nodes().values().any(|node| node.status.addresses.iter().any(|a| same(&a.address)));
             let external = spec.external_ips.iter().any(|text| same(text));
             let external = external && settings.external_ips.iter().any(|net| net.contains(&ip));

@@ -227,7 +227,7 @@ impl Reader<'_> {
         self.exposed = true;
         let address = self.address(text, field)?;
         let settings = self.world.settings();
-        let own = settings.service_cidrs.iter().chain(&settings.cluster_cidrs).any(|net| net.contains(&address));
+        let own = self.world.service_networks().iter().chain(&settings.cluster_cidrs).any(|net| net.contains(&address));
         let reason = if !allowed.iter().any(|net| net.contains(&address)) {
             "no setting allows it"
         } else if own {

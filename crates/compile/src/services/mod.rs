@@ -42,7 +42,7 @@ pub(crate) struct State {
 impl State {
     /// Follows the world; gives whether anything came out differently.
     pub(crate) fn turn(&mut self, world: &World, touched: &Touched) -> bool {
-        if touched.all || world.zone() != self.zone.as_ref() {
+        if touched.all || touched.service_networks || world.zone() != self.zone.as_ref() {
             let settings = world.settings();
             let old = std::mem::take(self);
             self.zone = world.zone().cloned();
@@ -50,7 +50,7 @@ impl State {
                 services: OrdMap::new(),
                 health_checks: OrdMap::new(),
                 node_port_addresses: settings.node_port_addresses.clone(),
-                service_cidrs: settings.service_cidrs.clone(),
+                service_cidrs: world.service_networks(),
             };
             let all = world.services().keys().cloned().collect();
             self.recompile(world, all);

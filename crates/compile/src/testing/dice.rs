@@ -55,10 +55,14 @@ pub fn line(dice: &mut Dice<'_>) -> String {
         20 => format!("detach {}", dice.pick(&PODS)),
         21 => format!("del Pod {}", dice.pick(&PODS)),
         22 => format!("del NetworkPolicy {}/{}", dice.pick(&NAMESPACES), dice.pick(&["k", "l"])),
-        _ => match dice.below(4) {
+        _ => match dice.below(6) {
             0 => format!("del Service {}", dice.pick(&SERVICES)),
             1 => format!("del EndpointSlice {}-{}", dice.pick(&SERVICES), dice.pick(&["4", "6"])),
             2 => format!("del Node {}", dice.pick(&["n1", "n2", "n3"])),
+            3 => {
+                format!("cidrs {} {}", dice.pick(&["c", "d"]), dice.pick(&["198.51.100.0/24", "10.46.0.0/16 fd46::/112", "203.0.113.0/30"]))
+            }
+            4 => format!("del ServiceCIDR {}", dice.pick(&["c", "d"])),
             _ => format!("del Namespace {}", dice.pick(&NAMESPACES)),
         },
     }

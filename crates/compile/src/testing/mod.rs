@@ -4,4 +4,5 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::missing_panics_doc, reason = "a test may fail loudly")]
 
 pub mod dice;
+pub mod flows;
 pub mod notation;

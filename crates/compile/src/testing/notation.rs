@@ -7,6 +7,7 @@
 //! svc shop/api 10.43.0.9 :http:80:30080/tcp type=NodePort +local
 //! slice shop/api-1 of=api :http:8080/tcp 10.42.1.2@n1~za.n1 10.42.2.2@n2!draining
 //! policy shop/in {podSelector: {}, ingress: []}
+//! cidrs extra 10.44.0.0/16
 //! attach shop/web 10.42.1.2 uid=7
 //! del Pod shop/web
 //! detach shop/web
@@ -67,9 +68,23 @@ fn line(line: &str) -> Vec<Change> {
         "pod" => pod(name, &words),
         "attach" => vec![attach(name, &words.plain, words.all("uid").first().copied())],
         "detach" => vec![Change::Detached(ifname(name))],
-        "svc" => vec![service(name, &words)],
-        "slice" => vec![slice(name, &words)],
+        "svc" => vec![upsert(Kind::Service, service(name, &words))],
+        "slice" => vec![upsert(Kind::EndpointSlice, slice(name, &words))],
+        "cidrs" => vec![upsert(Kind::ServiceCidr, service_cidr(name, &words))],
         other => panic!("unknown kind {other}"),
+    }
+}
+
+/// The object of a line that makes a service, a slice or service networks, as the API would have it.
+pub fn object(line: &str) -> Option<(Kind, Value)> {
+    let (kind, rest) = line.split_once(' ')?;
+    let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+    let words = Words::read(rest);
+    match kind {
+        "svc" => Some((Kind::Service, service(name, &words))),
+        "slice" => Some((Kind::EndpointSlice, slice(name, &words))),
+        "cidrs" => Some((Kind::ServiceCidr, service_cidr(name, &words))),
+        _ => None,
     }
 }
 
@@ -116,8 +131,10 @@ impl<'a> Words<'a> {
     }
 }
 
-const FIELDS: [&str; 15] =
-    ["cidr", "of", "type", "ext", "lb", "affinity", "internal", "external", "uid", "family", "host", "name", "zone", "ranges", "health"];
+const FIELDS: [&str; 18] = [
+    "cidr", "of", "type", "ext", "lb", "proxied", "affinity", "internal", "external", "uid", "family", "host", "name", "zone", "ranges",
+    "health", "class", "prefer",
+];
 
 fn metadata(name: &str, words: &Words<'_>) -> Value {
     let (namespace, name) = name.split_once('/').unwrap_or(("", name));
@@ -197,7 +214,7 @@ pub fn ifname(pod: &str) -> std::sync::Arc<str> {
     format!("bwl-{}", pod.replace('/', "-")).into()
 }
 
-fn service(name: &str, words: &Words<'_>) -> Change {
+fn service(name: &str, words: &Words<'_>) -> Value {
     let ports: Vec<Value> = words
         .ports
         .iter()
@@ -208,7 +225,8 @@ fn service(name: &str, words: &Words<'_>) -> Change {
             json!({"name": parts[0], "port": number(1), "nodePort": number(2), "protocol": protocol.to_uppercase()})
         })
         .collect();
-    let ingress: Vec<Value> = words.all("lb").iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
+    let mut ingress: Vec<Value> = words.all("lb").iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
+    ingress.extend(words.all("proxied").iter().map(|ip| json!({"ip": ip, "ipMode": "Proxy"})));
     let mut spec = json!({
         "ports": ports,
         "clusterIPs": words.plain,
@@ -222,6 +240,8 @@ fn service(name: &str, words: &Words<'_>) -> Change {
         ("internalTrafficPolicy", text("internal")),
         ("externalTrafficPolicy", text("external")),
         ("externalName", text("name")),
+        ("loadBalancerClass", text("class")),
+        ("trafficDistribution", text("prefer")),
     ] {
         spec[field] = value.unwrap_or(Value::Null);
     }
@@ -233,10 +253,14 @@ fn service(name: &str, words: &Words<'_>) -> Change {
     spec["loadBalancerSourceRanges"] = json!(words.all("ranges"));
     spec["healthCheckNodePort"] = json!(words.all("health").first().and_then(|text| text.parse::<i64>().ok()));
     let status = json!({"loadBalancer": {"ingress": ingress}});
-    upsert(Kind::Service, json!({"metadata": metadata(name, words), "spec": spec, "status": status}))
+    json!({"metadata": metadata(name, words), "spec": spec, "status": status})
 }
 
-fn slice(name: &str, words: &Words<'_>) -> Change {
+fn service_cidr(name: &str, words: &Words<'_>) -> Value {
+    json!({"metadata": metadata(name, words), "spec": {"cidrs": words.plain}})
+}
+
+fn slice(name: &str, words: &Words<'_>) -> Value {
     let ports: Vec<Value> = words
         .ports
         .iter()
@@ -274,6 +298,5 @@ fn slice(name: &str, words: &Words<'_>) -> Change {
     let family = first.parse().map_or(Family::V4, |ip: IpAddr| Family::of(&ip));
     let mut metadata = metadata(name, words);
     metadata["labels"]["kubernetes.io/service-name"] = json!(words.all("of")[0]);
-    let json = json!({"metadata": metadata, "addressType": family.to_string(), "endpoints": endpoints, "ports": ports});
-    upsert(Kind::EndpointSlice, json)
+    json!({"metadata": metadata, "addressType": family.to_string(), "endpoints": endpoints, "ports": ports})
 }

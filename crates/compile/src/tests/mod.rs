@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod facts;
+mod flows;
 mod policy_table;
 mod properties;
 mod service_table;

@@ -229,6 +229,7 @@ fn kind_word(kind: &str) -> &str {
         "svc" => "Service",
         "slice" => "EndpointSlice",
         "policy" => "NetworkPolicy",
+        "cidrs" => "ServiceCIDR",
         _ => "attachment",
     }
 }
@@ -241,6 +242,7 @@ fn objects(world: &World, kind: Kind) -> Vec<Object> {
         Kind::Service => world.services().values().cloned().map(Object::Service).collect(),
         Kind::EndpointSlice => world.slices().values().cloned().map(Object::EndpointSlice).collect(),
         Kind::NetworkPolicy => world.policies().values().cloned().map(Object::NetworkPolicy).collect(),
+        Kind::ServiceCidr => world.service_cidrs().values().cloned().map(Object::ServiceCidr).collect(),
     }
 }
 
@@ -251,7 +253,7 @@ fn an_object_that_comes_and_goes_leaves_nothing() {
     let mut compiler = Compiler::new();
     let text = "node n1 192.168.0.1 cidr=10.42.1.0/24\nns na team=red\npod na/p 10.42.1.1 zzz app=a\nattach na/p 10.42.1.1
         policy na/k {podSelector: {}, ingress: [{from: [{podSelector: {}}, {}], ports: [{port: http}]}]}
-        svc na/s 10.43.0.1 :http:80/tcp ext=8.8.8.8\nslice na/s-4 of=s :http:80/tcp 10.42.1.1 127.0.0.1\nsvc na/t :http:80/tcp type=ExternalName name=$(x)";
+        svc na/s 10.43.0.1 :http:80/tcp ext=8.8.8.8\nslice na/s-4 of=s :http:80/tcp 10.42.1.1 127.0.0.1\nsvc na/t :http:80/tcp type=ExternalName name=$(x)\ncidrs more 8.8.0.0/16 nonsense";
     let touched = fold(&mut world, &text.lines().map(String::from).collect::<Vec<_>>());
     let full = compiler.turn(&world, &touched);
     let codes: Vec<u16> = full.problems.iter().map(|problem| problem.code.0).collect();

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use bowline_model::{Checked, NamespaceName, NodeName, PodName, PolicyName, Problem, ServiceName, SliceName};
 use imbl::{OrdMap, OrdSet};
+use ipnet::IpNet;
 
 pub use addresses::Addresses;
 pub use attached::Attached;
@@ -29,7 +30,7 @@ pub use policy::{
 };
 pub use service::{
     ClientIpConfig, EndpointConditions, EndpointHints, EndpointSlice, HintedPlace, LoadBalancerIngress, LoadBalancerStatus, Service,
-    ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig, SliceEndpoint, SlicePort, TargetRef,
+    ServiceCidr, ServiceCidrSpec, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig, SliceEndpoint, SlicePort, TargetRef,
 };
 pub use settings::Settings;
 pub use touched::Touched;
@@ -73,6 +74,7 @@ pub struct World {
     slices: OrdMap<SliceName, Arc<EndpointSlice>>,
     slices_of: OrdMap<ServiceName, OrdSet<SliceName>>,
     policies: OrdMap<PolicyName, Arc<NetworkPolicy>>,
+    service_cidrs: OrdMap<Arc<str>, Arc<ServiceCidr>>,
     attached: OrdMap<Arc<str>, Arc<Attached>>,
     addresses: Addresses,
     faults: OrdMap<ObjectKey, Arc<[Problem]>>,
@@ -91,6 +93,7 @@ impl World {
             slices: OrdMap::new(),
             slices_of: OrdMap::new(),
             policies: OrdMap::new(),
+            service_cidrs: OrdMap::new(),
             attached: OrdMap::new(),
             addresses: Addresses::default(),
             faults: OrdMap::new(),
@@ -153,6 +156,21 @@ impl World {
         &self.policies
     }
 
+    /// All ServiceCIDRs.
+    pub fn service_cidrs(&self) -> &OrdMap<Arc<str>, Arc<ServiceCidr>> {
+        &self.service_cidrs
+    }
+
+    /// The service networks: those of the settings and those that ServiceCIDR objects name; sorted, each once. What a ServiceCIDR names and
+    /// is no network is left out: the API server lets none in.
+    pub fn service_networks(&self) -> Vec<IpNet> {
+        let named = self.service_cidrs.values().flat_map(|object| &object.spec.cidrs).filter_map(|text| text.parse::<IpNet>().ok());
+        let mut all: Vec<IpNet> = self.settings.service_cidrs.iter().copied().chain(named).map(|net| net.trunc()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// The attachments of this node, by host interface name.
     pub fn attached(&self) -> &OrdMap<Arc<str>, Arc<Attached>> {
         &self.attached
@@ -208,6 +226,7 @@ impl World {
             Kind::Service => self.services.keys().map(|k| of(&k.namespace, &k.name)).collect(),
             Kind::EndpointSlice => self.slices.keys().map(|k| of(&k.namespace, &k.name)).collect(),
             Kind::NetworkPolicy => self.policies.keys().map(|k| of(&k.namespace, &k.name)).collect(),
+            Kind::ServiceCidr => self.service_cidrs.keys().map(|name| of(&none, name)).collect(),
         };
         keys.extend(self.faults.keys().filter(|key| key.kind == kind).cloned());
         keys
@@ -256,6 +275,10 @@ impl World {
                     touched.policies.insert(name);
                 }
             }
+            Object::ServiceCidr(new) => {
+                let old = self.service_cidrs.insert(name, Arc::clone(&new));
+                touched.service_networks |= !old.is_some_and(|old| old.spec == new.spec);
+            }
         }
     }
 
@@ -289,6 +312,7 @@ impl World {
                     touched.policies.insert(name);
                 }
             }
+            Kind::ServiceCidr => touched.service_networks |= self.service_cidrs.remove(&name).is_some(),
         }
     }
 

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{EndpointSlice, Namespace, NetworkPolicy, NetworkPolicySpec, Node, ObjectMeta, Pod, Service};
+use super::{EndpointSlice, Namespace, NetworkPolicy, NetworkPolicySpec, Node, ObjectMeta, Pod, Service, ServiceCidr};
 use crate::codes;
 
 /// A kind of Kubernetes object that the world is made of.
@@ -26,11 +26,14 @@ pub enum Kind {
     EndpointSlice,
     /// NetworkPolicies.
     NetworkPolicy,
+    /// ServiceCIDRs; an API server older than Kubernetes 1.33 has none.
+    ServiceCidr,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 6] = [Kind::Namespace, Kind::Node, Kind::Pod, Kind::Service, Kind::EndpointSlice, Kind::NetworkPolicy];
+    pub const ALL: [Kind; 7] =
+        [Kind::Namespace, Kind::Node, Kind::Pod, Kind::Service, Kind::EndpointSlice, Kind::NetworkPolicy, Kind::ServiceCidr];
 
     /// Its name in the API.
     pub fn as_str(self) -> &'static str {
@@ -41,13 +44,14 @@ impl Kind {
             Kind::Service => "Service",
             Kind::EndpointSlice => "EndpointSlice",
             Kind::NetworkPolicy => "NetworkPolicy",
+            Kind::ServiceCidr => "ServiceCIDR",
         }
     }
 
     fn unreadable_code(self) -> u16 {
         match self {
             Kind::Namespace | Kind::Node | Kind::Pod => codes::OBJECT_UNREADABLE,
-            Kind::Service | Kind::EndpointSlice => codes::SERVICE_UNREADABLE,
+            Kind::Service | Kind::EndpointSlice | Kind::ServiceCidr => codes::SERVICE_UNREADABLE,
             Kind::NetworkPolicy => codes::POLICY_UNREADABLE,
         }
     }
@@ -97,6 +101,7 @@ pub enum Object {
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
     NetworkPolicy(Arc<NetworkPolicy>),
+    ServiceCidr(Arc<ServiceCidr>),
 }
 
 macro_rules! objects {
@@ -124,7 +129,7 @@ macro_rules! objects {
         }
     };
 }
-objects!(Namespace, Node, Pod, Service, EndpointSlice, NetworkPolicy);
+objects!(Namespace, Node, Pod, Service, EndpointSlice, NetworkPolicy, ServiceCidr);
 
 /// An object that cannot be read; the world goes on without it.
 #[derive(Debug, Clone, PartialEq, Eq)]

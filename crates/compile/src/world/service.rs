@@ -1,4 +1,4 @@
-//! Services (core/v1) and EndpointSlices (discovery.k8s.io/v1).
+//! Services (core/v1), EndpointSlices (discovery.k8s.io/v1) and ServiceCIDRs (networking.k8s.io/v1).
 //!
 //! Numbers and addresses are kept as they were given: a value out of range is a problem of its field, not of the object.
 
@@ -236,4 +236,24 @@ pub struct SlicePort {
     pub port: Option<i64>,
     /// TCP (if absent), UDP or SCTP.
     pub protocol: Option<Arc<str>>,
+}
+
+/// A ServiceCIDR: networks that cluster addresses are given from (KEP-1880).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceCidr {
+    /// Its metadata.
+    pub metadata: ObjectMeta,
+    /// What was asked for.
+    #[serde(deserialize_with = "nullable")]
+    pub spec: ServiceCidrSpec,
+}
+
+/// `spec` of a ServiceCIDR.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceCidrSpec {
+    /// At most one network of each family.
+    #[serde(deserialize_with = "nullable")]
+    pub cidrs: Vec<Arc<str>>,
 }

@@ -23,6 +23,8 @@ pub struct Touched {
     pub namespaces: BTreeSet<NamespaceName>,
     /// Nodes.
     pub nodes: BTreeSet<NodeName>,
+    /// Whether the service networks may be others.
+    pub service_networks: bool,
     /// Attachments, by host interface name.
     pub attached: BTreeSet<Arc<str>>,
 }
@@ -47,6 +49,7 @@ impl Touched {
         self.policies.extend(other.policies);
         self.namespaces.extend(other.namespaces);
         self.nodes.extend(other.nodes);
+        self.service_networks |= other.service_networks;
         self.attached.extend(other.attached);
     }
 }

@@ -17,7 +17,7 @@ use crate::watch::start;
 use crate::watch::time::{Instant, run, sleep};
 
 /// Kinds by their name in paths and in the world.
-const KINDS: [&str; 6] = ["nodes", "namespaces", "pods", "services", "endpointslices", "networkpolicies"];
+const KINDS: [&str; 7] = ["nodes", "namespaces", "pods", "services", "endpointslices", "networkpolicies", "servicecidrs"];
 
 /// Objects of each kind that nobody ever deletes.
 const STEADY: [&str; 3] = ["n1", "keep-1", "keep-2"];

@@ -56,21 +56,21 @@ fn run(client: &kube::Client) -> (mpsc::Receiver<bowline_compile::world::Change>
 }
 
 #[test]
-fn an_hour_away_costs_little_and_the_return_six_watches() {
+fn an_hour_away_costs_little_and_the_return_seven_watches() {
     time::run(async {
         for trouble in [AWAY, 401, 429, 500, 503] {
             let (client, log, state) = server();
             let (mut changes, tasks, stop) = run(&client);
             sleep(Duration::from_secs(10)).await;
-            assert_eq!(log.lock().unwrap().len(), 12, "six lists, six watches");
+            assert_eq!(log.lock().unwrap().len(), 14, "seven lists, seven watches");
             while changes.try_recv().is_ok() {}
 
             log.lock().unwrap().clear();
             state.store(trouble, Ordering::Relaxed);
             sleep(Duration::from_secs(3600)).await;
             let asked = log.lock().unwrap().len();
-            assert!((3600 / 4..3600 / 2 + 12).contains(&asked), "{asked} questions in an hour of {trouble}");
-            let shortest = log.lock().unwrap()[12..].windows(2).map(|pair| pair[1].at - pair[0].at).min().unwrap();
+            assert!((3600 / 4..3600 / 2 + 14).contains(&asked), "{asked} questions in an hour of {trouble}");
+            let shortest = log.lock().unwrap()[14..].windows(2).map(|pair| pair[1].at - pair[0].at).min().unwrap();
             assert!(shortest > Duration::from_millis(200), "two questions within {shortest:?} while {trouble}");
 
             log.lock().unwrap().clear();
@@ -79,7 +79,7 @@ fn an_hour_away_costs_little_and_the_return_six_watches() {
             sleep(Duration::from_secs(20)).await;
             let back = log.lock().unwrap().clone();
             let took = back.last().unwrap().at - returned;
-            assert_eq!(back.len(), 6, "{back:#?}");
+            assert_eq!(back.len(), 7, "{back:#?}");
             assert!(back.iter().all(|asked| asked.path.contains("watch=true")));
             assert!(took < Duration::from_secs(5), "taken up after {took:?} of {trouble}");
             assert!(changes.try_recv().is_err(), "something changed by {trouble}");
@@ -103,9 +103,55 @@ fn a_kind_that_is_forbidden_does_not_hold_up_the_others() {
         while changes.try_recv().is_ok() {
             listed += 1;
         }
-        assert_eq!(listed, 5, "all but pods");
+        assert_eq!(listed, 6, "all but pods");
         let pods = log.lock().unwrap().iter().filter(|asked| asked.path.contains("/pods?")).count();
         assert!((20..50).contains(&pods), "{pods} questions for pods in ten minutes");
         stop.cancel();
     });
+}
+
+#[test]
+fn a_kind_that_a_server_may_lack_is_none_and_asked_for_again() {
+    use bowline_compile::world::{Change, Kind};
+    for code in [403, 404] {
+        time::run(async move {
+            let lacks = Arc::new(AtomicU16::new(code));
+            let now = lacks.clone();
+            let (client, log) = client(move |path| {
+                let code = now.load(Ordering::Relaxed);
+                async move {
+                    match code {
+                        403 | 404 if path.contains("/servicecidrs?") => refusal(code, None),
+                        _ if path.contains("watch=true") => pieces(Vec::new(), Duration::ZERO, Then::Hangs),
+                        _ => text(200, list(10, &["n1"], "")),
+                    }
+                }
+            });
+            let (mut changes, _tasks, stop) = run(&client);
+            sleep(Duration::from_secs(3600)).await;
+            let (mut lists, mut synced) = (0, 0);
+            while let Ok(change) = changes.try_recv() {
+                match change {
+                    Change::Synced(kind) => {
+                        assert_eq!(kind, Kind::ServiceCidr);
+                        synced += 1;
+                    }
+                    Change::Replace(kind, _) => {
+                        assert_ne!(kind, Kind::ServiceCidr);
+                        lists += 1;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            let asked = log.lock().unwrap().iter().filter(|asked| asked.path.contains("/servicecidrs?")).count();
+            assert!(
+                lists == 6 && synced > 0 && (5..60).contains(&asked),
+                "{lists} lists, {synced} times none, {asked} questions in an hour"
+            );
+            lacks.store(WELL, Ordering::Relaxed);
+            sleep(Duration::from_secs(700)).await;
+            assert!(matches!(changes.try_recv(), Ok(Change::Replace(Kind::ServiceCidr, _))), "it is there now");
+            stop.cancel();
+        });
+    }
 }

@@ -3,6 +3,7 @@
 //! A role says `ready` once it is at work, answers each line of its standard input with one line of JSON, and after the end of its input
 //! with a last one. So whoever drives it waits for events and never for time.
 
+mod ask;
 mod cni;
 mod datagrams;
 mod follow;
@@ -45,6 +46,9 @@ fn run(words: &[String]) -> Result<()> {
         ["idle"] => loop {
             std::thread::park();
         },
+        ["ask"] => ask::run(),
+        ["knock"] => ask::knock(),
+        ["listen", address] => ask::listen(address.parse()?),
         ["serve", name] => serve::run(name),
         ["counts"] => serve::ask(),
         ["stream", connections, targets @ ..] => stream::run(connections.parse()?, &addresses(targets)?),

@@ -1,0 +1,218 @@
+//! The tables of packet flows, through the lowered rules of every node on the way, from the sender's to that of whoever answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use bowline_compile::Compiler;
+use bowline_compile::testing::flows::{Answerer, Case, NARROW, Places, Row, SERVICES, Table, Wanted, plain};
+use bowline_compile::testing::notation::ifname;
+use bowline_model::intent::Intent;
+use bowline_model::{Dual, Family, MacAddr};
+use ipnet::IpNet;
+
+use super::machine::{Fate, Machine, full_on};
+use crate::interpret::{End, Packet};
+use crate::{HostFacts, LinkFacts};
+
+/// Enough draws of a random number for every share of up to four endpoints.
+const DRAWS: u32 = 12;
+
+/// A node: its rules, and who is on it.
+struct Node {
+    machine: Machine,
+    intent: Intent,
+    local: BTreeSet<IpAddr>,
+}
+
+struct Cluster<'t> {
+    table: &'t Table,
+    places: Box<dyn Places + 't>,
+    nodes: BTreeMap<String, Node>,
+}
+
+/// What came of a packet in the end.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Seen {
+    By(Answerer),
+    Rejected,
+    Dropped,
+    Untouched,
+}
+
+fn mac(node: &str) -> MacAddr {
+    MacAddr::derived(&format!("eth0 of {node}"))
+}
+
+fn host(table: &Table, node: &str, places: &dyn Places) -> HostFacts {
+    let link = |name: &str, index, of: &str| LinkFacts {
+        name: name.into(),
+        index,
+        mtu_bytes: 1500,
+        addresses: Family::BOTH.map(|f| IpNet::new(places.address(of, f), if f == Family::V4 { 24 } else { 64 }).unwrap()).to_vec(),
+    };
+    let peers = table.nodes.keys().filter(|name| *name != node);
+    let macs = |name: &String| (name.as_str().into(), Dual { v4: Some(mac(name)), v6: Some(mac(name)) });
+    HostFacts {
+        links: vec![link("eth0", 2, node), link("eth1", 3, &format!("{node}b"))],
+        default_link: Some("eth0".into()),
+        peer_macs: peers.map(macs).collect(),
+        socket_hooks: false,
+    }
+}
+
+impl<'t> Cluster<'t> {
+    fn new(table: &'t Table, cases: &[&Case]) -> Cluster<'t> {
+        let places: Box<dyn Places + 't> = Box::new(plain(table));
+        let node = |name: &String| {
+            let intent = Compiler::full(&table.world(name, cases, &*places)).value;
+            let host = host(table, name, &*places);
+            let addresses = &host.links[0].addresses;
+            let own = Dual::first_of(addresses.iter().map(IpNet::addr));
+            let connected = addresses.iter().map(IpNet::trunc).collect();
+            let machine = Machine::new(full_on(&intent, &host), connected, own);
+            let gateways = intent.routes.local.iter().flat_map(|local| local.pod_cidrs.iter().map(IpNet::network));
+            let links = host.links.iter().flat_map(|link| link.addresses.iter().map(IpNet::addr));
+            let local = gateways.chain(links).collect();
+            (name.clone(), Node { machine, intent, local })
+        };
+        let nodes = table.nodes.keys().map(node).collect();
+        Cluster { table, places, nodes }
+    }
+
+    /// A row's packet where it enters.
+    fn first(&self, row: &Row, family: Family) -> Packet {
+        let address = |name: &str| self.table.address(&*self.places, name, family);
+        let mut packet = Packet::new(address(&row.from), address(&row.to), row.protocol.number(), row.port);
+        match self.table.pods.get(&row.from) {
+            Some(pod) if !pod.hostnet => {
+                let link = ifname(&format!("default/{}", row.from));
+                packet.ether_src = Some(self.nodes[&pod.node].intent.pods.pods[&link].mac);
+                packet.iif = link.to_string();
+            }
+            Some(_) | None if row.from == "out" => {
+                (packet.iif, packet.ether_src) = ("eth0".into(), Some(MacAddr::derived("router")));
+            }
+            Some(_) | None => {}
+        }
+        packet
+    }
+
+    /// Takes a row's packet from node to node.
+    fn run(&mut self, row: &Row, family: Family, random: u32) -> Seen {
+        let (sender, asked) = (self.table.address(&*self.places, &row.from, family), self.table.address(&*self.places, &row.to, family));
+        let mut at = self.table.enters_at(row).to_owned();
+        let mut packet = self.first(row, family);
+        for _ in 0..4 {
+            let node = self.nodes.get_mut(&at).unwrap();
+            packet.local_addresses.clone_from(&node.local);
+            packet.random = random;
+            let fate = node.machine.carry(&mut packet);
+            let next = match fate {
+                Fate::Stopped { end: End::Drop, .. } => return Seen::Dropped,
+                Fate::Stopped { .. } => return Seen::Rejected,
+                Fate::NoRoute => panic!("{}: no route to {}", row.text, packet.dst),
+                Fate::Node => return self.arrived(&packet, (sender, asked, row.port)),
+                Fate::Left { link, .. } if link.starts_with("bwl-") => return self.arrived(&packet, (sender, asked, row.port)),
+                Fate::Left { link, gateway } => self.next(&at, &link, gateway, &packet),
+            };
+            let Some((next, iif, ether)) = next else {
+                assert_eq!((packet.dst, packet.dst_port), (asked, row.port), "a service leads nobody out of the cluster here");
+                return Seen::Untouched;
+            };
+            let mut onward = Packet::new(packet.src, packet.dst, packet.protocol, packet.dst_port);
+            (onward.iif, onward.ether_src) = (iif, Some(ether));
+            (at, packet) = (next, onward);
+        }
+        panic!("{}: goes round", row.text)
+    }
+
+    /// The node that a packet comes to next, if it stays in the cluster: by which link, from which Ethernet address.
+    fn next(&self, at: &str, link: &str, gateway: Option<IpAddr>, packet: &Packet) -> Option<(String, String, MacAddr)> {
+        let towards = gateway.unwrap_or(packet.dst);
+        let (name, _) = self.nodes.iter().find(|(_, node)| node.local.contains(&towards))?;
+        let tunnelled = link.starts_with("bowline");
+        let ether = if tunnelled { self.nodes[at].intent.routes.local.as_ref().unwrap().vtep_mac } else { mac(at) };
+        Some((name.clone(), link.to_owned(), ether))
+    }
+
+    fn arrived(&self, packet: &Packet, (sender, asked, port): (IpAddr, IpAddr, u16)) -> Seen {
+        if (packet.dst, packet.dst_port) == (asked, port) {
+            assert_eq!(packet.src, sender, "within the cluster nobody loses their address but by a service");
+            return Seen::Untouched;
+        }
+        let family = Family::of(&packet.dst);
+        let is = |name: &&String| self.table.address(&*self.places, name, family) == packet.dst;
+        let pod = self.table.pods.keys().find(is).unwrap_or_else(|| panic!("{} is nobody", packet.dst)).clone();
+        let sees = self.table.nodes.keys().find(|node| self.places.address(node, family) == packet.src);
+        let sees = (packet.src != sender).then(|| sees.cloned().unwrap_or_else(|| packet.src.to_string()));
+        Seen::By(Answerer { pod, port: packet.dst_port, sees })
+    }
+
+    /// Everything that comes of a row's packet, by chance; with what a client keeps if `kept`.
+    fn outcomes(&mut self, row: &Row, family: Family, kept: bool) -> BTreeSet<Seen> {
+        let draws = (0..DRAWS).map(|draw| u32::MAX / DRAWS * draw + u32::MAX / DRAWS / 2);
+        let mut all = BTreeSet::new();
+        for random in draws {
+            if !kept {
+                all.insert(self.run(row, family, random));
+                continue;
+            }
+            // A client that nobody remembers yet; then it is remembered.
+            let fresh: Vec<Machine> = self.nodes.values().map(|node| node.machine.clone()).collect();
+            let first = self.run(row, family, random);
+            for turn in 1..4_u32 {
+                assert_eq!(self.run(row, family, random.rotate_left(turn * 7)), first, "{}: a client keeps its endpoint", row.text);
+            }
+            all.insert(first);
+            self.nodes.values_mut().zip(fresh).for_each(|(node, machine)| node.machine = machine);
+        }
+        all
+    }
+}
+
+fn wanted(row: &Row) -> (BTreeSet<Seen>, bool) {
+    match &row.wanted {
+        Wanted::Answer { by, kept } => (by.iter().cloned().map(Seen::By).collect(), *kept),
+        Wanted::Reject => (BTreeSet::from([Seen::Rejected]), false),
+        Wanted::Drop => (BTreeSet::from([Seen::Dropped]), false),
+        Wanted::Untouched => (BTreeSet::from([Seen::Untouched]), false),
+    }
+}
+
+fn judge(cluster: &mut Cluster<'_>, case: &Case, wrong: &mut Vec<String>) -> usize {
+    let mut count = 0;
+    for row in &case.rows {
+        for family in Family::BOTH.into_iter().filter(|family| row.family.is_none_or(|of| of == *family)) {
+            let (wanted, kept) = wanted(row);
+            let got = cluster.outcomes(row, family, kept);
+            if got != wanted {
+                wrong.push(format!("{}: {family} {}\n  got {got:?}\n  not {wanted:?}", case.title, row.text));
+            }
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn lowered_rules_do_what_the_tables_say() {
+    for text in [SERVICES, NARROW] {
+        let table = Table::read(text);
+        let (mut wrong, mut count) = (Vec::new(), 0);
+        for case in &table.cases {
+            count += judge(&mut Cluster::new(&table, &[case]), case, &mut wrong);
+        }
+        assert!(wrong.is_empty(), "{} of {count}\n{}", wrong.len(), wrong.join("\n"));
+    }
+}
+
+/// All services at once, as with real packets.
+#[test]
+fn lowered_rules_do_it_for_all_cases_together() {
+    let table = Table::read(SERVICES);
+    let together: Vec<&Case> = table.cases.iter().filter(|case| case.off_wire.is_none()).collect();
+    let mut cluster = Cluster::new(&table, &together);
+    let mut wrong = Vec::new();
+    let count: usize = together.iter().map(|case| judge(&mut cluster, case, &mut wrong)).sum();
+    assert!(wrong.is_empty(), "{} of {count}\n{}", wrong.len(), wrong.join("\n"));
+}
