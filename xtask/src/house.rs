@@ -12,14 +12,16 @@ mod tests {
         ("dataplane", &["model"]),
         ("kernel", &["model", "dataplane"]),
         ("cni", &["model"]),
-        ("dns", &["model"]),
+        ("metrics", &[]),
+        ("kubeproxy", &["model", "metrics"]),
+        ("dns", &["model", "metrics"]),
         ("apiserver", &["model"]),
         ("lab", &["model", "kernel", "apiserver"]),
-        ("bowline", &["model", "compile", "dataplane", "kernel", "cni", "dns", "lab"]),
+        ("bowline", &["model", "compile", "dataplane", "kernel", "cni", "dns", "metrics", "kubeproxy", "lab"]),
     ];
 
     /// Crates that do no I/O, with what they may not depend on.
-    const PURE: &[&str] = &["model", "compile", "dataplane"];
+    const PURE: &[&str] = &["model", "compile", "dataplane", "metrics", "kubeproxy"];
     const IMPURE_DEPENDENCIES: &[&str] = &["tokio", "rustix", "libc", "netlink-sys", "kube", "hyper", "axum", "tracing-subscriber"];
 
     /// Words that a pure crate's source may not hold.
