@@ -19,6 +19,7 @@ use bowline_model::intent::Intent;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::ledger::Ledger;
 use super::turn::Published;
 use super::{host, reap};
 
@@ -73,6 +74,7 @@ pub(crate) struct Applier {
     lowering_problems: Vec<Problem>,
     started: Instant,
     applied: watch::Sender<Applied>,
+    ledger: Arc<Ledger>,
 }
 
 /// What the kernel told of others' changes since the last look.
@@ -121,7 +123,7 @@ impl Applier {
     ///
     /// # Errors
     /// When the kernel gives no netlink socket.
-    pub(crate) fn open(iface: Option<String>, applied: watch::Sender<Applied>) -> anyhow::Result<Applier> {
+    pub(crate) fn open(iface: Option<String>, applied: watch::Sender<Applied>, ledger: Arc<Ledger>) -> anyhow::Result<Applier> {
         Ok(Applier {
             nft: Reconciler::new(NftDriver::open()?),
             net: Reconciler::new(NetDriver::open()?),
@@ -132,6 +134,7 @@ impl Applier {
             lowering_problems: Vec::new(),
             started: Instant::now(),
             applied,
+            ledger,
         })
     }
 
@@ -190,7 +193,7 @@ impl Applier {
         if rules.is_clean() {
             self.reaped = intent.clone();
         }
-        self.tell(&rules, &routes, before);
+        self.tell(&rules, &routes, before, looks.nft == SyncMode::Full);
     }
 
     /// Turns the intent into wanted objects: the difference, or everything anew where the host itself has changed.
@@ -221,7 +224,7 @@ impl Applier {
         self.lowering_problems.extend(host_problems);
     }
 
-    fn tell(&mut self, rules: &SyncReport<NftKey>, routes: &SyncReport<NetKey>, before: u64) {
+    fn tell(&mut self, rules: &SyncReport<NftKey>, routes: &SyncReport<NetKey>, before: u64, full: bool) {
         let mut problems = self.lowering_problems.clone();
         problems.extend(rules.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
         problems.extend(routes.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
@@ -237,6 +240,8 @@ impl Applier {
         // What waits to be tried again has failed as well.
         let rules_failed = !rules.is_clean() || !self.nft.dirty().is_empty();
         let fabric_failed = routes.read_error.is_some() || self.net.dirty().iter().any(concerns_all);
+        let (revision, took_time) = (self.lowered.revision, Duration::from_micros(took));
+        self.ledger.synced(bowline_kubeproxy::Sync { revision, took: took_time, full, good: !rules_failed });
         let pod_mtu_bytes = bowline_dataplane::pod::mtu(&self.lowered.routes, &self.host);
         self.applied.send_modify(|applied| {
             applied.intent = self.lowered.clone();

@@ -10,13 +10,18 @@ mod cni_server;
 mod config;
 #[cfg(test)]
 mod deployed;
+mod front;
 mod health;
 mod host;
+mod http;
 pub(crate) mod install;
+mod kube_proxy;
+mod ledger;
 mod network;
 mod reap;
 mod service_health;
 pub(crate) mod status;
+mod tune;
 mod turn;
 
 use std::os::unix::fs::PermissionsExt;
@@ -39,6 +44,7 @@ pub(crate) use config::{AgentArgs, AgentConfig};
 
 use apply::{Applied, Applier, Foreign, Wakes};
 use cni_server::{Channels, CniServer};
+use ledger::Ledger;
 use status::{House, Teller, Topic};
 use turn::{CHANNEL_CHANGES, Published, Turn};
 
@@ -61,6 +67,10 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         "agent started"
     );
+    for warning in &config.warnings {
+        tracing::warn!(place = warning.place, why = warning.why, fix = warning.fix, "{}: {}", warning.code, warning.what);
+    }
+    config.oom_score_adj.into_iter().for_each(tune::oom_score);
     if let Some(directory) = &config.proc_sys {
         bowline_kernel::sysctl::use_root(directory);
     }
@@ -71,14 +81,15 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let (names_to, names) = watch::channel(None);
     let (applied_to, applied) = watch::channel(Applied::default());
 
-    let turn = Turn::new(settings(&config), heard, published_to, names_to);
+    let ledger = Ledger::open(&config.cluster_cidrs);
+    let turn = Turn::new(settings(&config), heard, published_to, names_to, ledger.clone());
     let channels = Channels { changes: changes.clone(), published: published.clone(), applied: applied.clone() };
     let cni = Arc::new(CniServer::open(&config.state_dir, channels).await.with_context(|| config.state_dir.display().to_string())?);
     // Others hold senders of changes for as long as the process lives, so the turn does not end by itself.
     tasks.spawn(until(stop.clone(), turn.run()));
     tasks.spawn(service_health::serve(applied.clone(), stop.clone()));
 
-    let kernel = start_kernel_thread(&config, applied_to, published.clone(), &stop)?;
+    let kernel = start_kernel_thread(&config, applied_to, published.clone(), ledger.clone(), &stop)?;
     let teller = Teller {
         node: config.node_name.clone(),
         backend: config.backend.clone(),
@@ -100,6 +111,10 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     tasks.spawn_blocking(move || server.replay_journal());
     if let Some(address) = config.health_address {
         health::serve(address, teller.clone(), &stop, &tasks).await?;
+    }
+    front::serve(&config, &ledger, &teller, &stop, &tasks).await?;
+    if let Some(conntrack) = config.conntrack.clone() {
+        tasks.spawn(until(stop.clone(), tune::conntrack(conntrack, teller.clone())));
     }
 
     let server = api::config(&config).await?;
@@ -135,6 +150,7 @@ fn settings(config: &AgentConfig) -> Settings {
         cluster_cidrs: config.cluster_cidrs.clone(),
         service_cidrs: config.service_cidrs.clone(),
         node_port_addresses: config.node_port_addresses.clone(),
+        node_port_primary: config.node_port_primary,
         no_masquerade: config.no_masquerade.clone(),
         external_ips: config.external_ips.clone(),
         load_balancer_ips: config.load_balancer_ips.clone(),
@@ -186,10 +202,11 @@ fn start_kernel_thread(
     config: &AgentConfig,
     applied: watch::Sender<Applied>,
     published: watch::Receiver<Published>,
+    ledger: Arc<Ledger>,
     stop: &CancellationToken,
 ) -> anyhow::Result<std::thread::JoinHandle<()>> {
     let foreign = Arc::<Foreign>::default();
-    let mut applier = Applier::open(config.iface.clone(), applied).context("netlink")?;
+    let mut applier = Applier::open(config.iface.clone(), applied, ledger).context("netlink")?;
     listen_to_kernel(foreign.clone(), &applier.own_ports(), stop.clone())?;
     let wakes = Wakes { published, foreign, stop: stop.clone() };
     let runtime = tokio::runtime::Handle::current();
