@@ -67,13 +67,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         "agent started"
     );
-    for warning in &config.warnings {
-        tracing::warn!(place = warning.place, why = warning.why, fix = warning.fix, "{}: {}", warning.code, warning.what);
-    }
-    config.oom_score_adj.into_iter().for_each(tune::oom_score);
-    if let Some(directory) = &config.proc_sys {
-        bowline_kernel::sysctl::use_root(directory);
-    }
+    prepare(&config);
     make_directories(&config)?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (changes, heard) = mpsc::channel(CHANNEL_CHANGES);
@@ -134,6 +128,17 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let _ = tokio::time::timeout(STOP_WITHIN, tasks.wait()).await;
     let _ = tokio::task::spawn_blocking(move || kernel.join()).await;
     Ok(())
+}
+
+/// Says what of the settings does nothing, and does what comes before everything else.
+fn prepare(config: &AgentConfig) {
+    for warning in &config.warnings {
+        tracing::warn!(place = warning.place, why = warning.why, fix = warning.fix, "{}: {}", warning.code, warning.what);
+    }
+    config.oom_score_adj.into_iter().for_each(tune::oom_score);
+    if let Some(directory) = &config.proc_sys {
+        bowline_kernel::sysctl::use_root(directory);
+    }
 }
 
 /// Runs a task that has no end of its own.
