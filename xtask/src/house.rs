@@ -13,14 +13,16 @@ mod tests {
         ("dataplane", &["model", "bpf"]),
         ("kernel", &["model", "dataplane", "bpf"]),
         ("cni", &["model"]),
-        ("dns", &["model"]),
+        ("metrics", &[]),
+        ("kubeproxy", &["model", "metrics"]),
+        ("dns", &["model", "metrics"]),
         ("apiserver", &["model"]),
         ("lab", &["model", "kernel", "apiserver"]),
-        ("bowline", &["model", "compile", "dataplane", "kernel", "cni", "dns", "lab"]),
+        ("bowline", &["model", "compile", "dataplane", "kernel", "cni", "dns", "metrics", "kubeproxy", "lab"]),
     ];
 
     /// Crates that do no I/O, with what they may not depend on.
-    const PURE: &[&str] = &["model", "compile", "bpf", "dataplane"];
+    const PURE: &[&str] = &["model", "compile", "bpf", "dataplane", "metrics", "kubeproxy"];
     const IMPURE_DEPENDENCIES: &[&str] = &["tokio", "rustix", "libc", "netlink-sys", "kube", "hyper", "axum", "tracing-subscriber"];
 
     /// Words that a pure crate's source may not hold.

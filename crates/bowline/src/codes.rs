@@ -62,6 +62,31 @@ pub(crate) const CODES: &[Explained] = &[
                reach it without any service of the cluster: a control plane node, or a load balancer before several.",
     },
     Explained {
+        code: 1120,
+        title: "the kube-proxy configuration is wrong",
+        text: "The file given by --kube-proxy-config (kubeProxyConfig) cannot be read, is no KubeProxyConfiguration of\n\
+               kubeproxy.config.k8s.io/v1alpha1, or holds a value that kube-proxy would refuse as well. The message names line and key.\n\
+               Nothing was changed on the node.",
+    },
+    Explained {
+        code: 1121,
+        title: "a key of the kube-proxy configuration does nothing in Bowline",
+        text: "The key is one of kube-proxy's that has nothing to set here, or one that v1alpha1 does not know. The message says why. It is\n\
+               no error: the rest of the file is in force, and the key may stay for the day that kube-proxy reads the file again.",
+    },
+    Explained {
+        code: 1122,
+        title: "services are not served in the mode that was asked for",
+        text: "iptables, ipvs and userspace are modes of kube-proxy that Bowline does not have yet; nftables serves the services in their\n\
+               place, and /proxyMode says so. A word that is no mode at all is refused.",
+    },
+    Explained {
+        code: 1123,
+        title: "an address to listen on is wrong",
+        text: "healthzBindAddress and metricsBindAddress are ADDRESS, ADDRESS:PORT or none. Without a port they are kube-proxy's, 10256 and\n\
+               10249.",
+    },
+    Explained {
         code: 1201,
         title: "the API server cannot be reached",
         text: "The kubeconfig is unreadable, the server does not answer, or it refuses the agent's account. What is in force on the node stays\n\
@@ -114,6 +139,20 @@ pub(crate) const CODES: &[Explained] = &[
                or refuses every question; the problem says since when and why. Pods, services and policies that are in force stay as they\n\
                were, but no change of the cluster is heard of. The agent asks every two to three and a half seconds, and the problem goes\n\
                by itself. An agent that starts meanwhile says BW1201.",
+    },
+    Explained {
+        code: 1220,
+        title: "an address of kube-proxy's /healthz or /metrics cannot be opened",
+        text: "Somebody else has the address, most likely a kube-proxy that still runs on the node, or it is not this machine's. Services are\n\
+               served all the same, and the agent tries again every five seconds. Load balancers that ask on 10256 are answered by whoever\n\
+               has it.",
+    },
+    Explained {
+        code: 1221,
+        title: "settings of connection tracking cannot be made",
+        text: "The kube-proxy configuration asks for sysctls below net/netfilter that the agent may not set: its /proc/sys is read-only (set\n\
+               procSys), or it does not run in the machine's own network namespace, which alone has the limit nf_conntrack_max. With\n\
+               conntrack.maxPerCore: 0 and times of 0s the machine's own settings stay, as they do without such a file.",
     },
     Explained {
         code: 1301,

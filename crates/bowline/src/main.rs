@@ -32,7 +32,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent of a node: routes, services, policy, CNI, the feed of names
-    Agent(agent::AgentArgs),
+    Agent(Box<agent::AgentArgs>),
     /// Answer the cluster's names as a Corefile says
     Dns(bowline_dns::Args),
     /// A cluster of network namespaces on this machine
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Agent(args) => serve(&cli.log_format, agent::run(args)),
+        Command::Agent(args) => serve(&cli.log_format, agent::run(*args)),
         Command::Dns(args) => serve(&cli.log_format, async { Ok(bowline_dns::run(args).await?) }),
         Command::Lab(command) => bowline_lab::run(command),
         Command::Hidden(hidden) => bowline_lab::run_hidden(hidden),

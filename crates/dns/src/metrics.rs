@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bowline_metrics::Histogram;
 use domain::base::iana::{OptRcode, Rtype};
 
 use crate::plugin::Answerer;
@@ -25,32 +26,6 @@ pub const DURATION_BUCKETS: &[f64] =
 /// Bounds of message sizes in bytes.
 pub const SIZE_BUCKETS: &[f64] =
     &[0.0, 100.0, 200.0, 300.0, 400.0, 511.0, 1023.0, 2047.0, 4095.0, 8291.0, 16_000.0, 32_000.0, 48_000.0, 64_000.0];
-
-/// A histogram.
-#[derive(Debug)]
-pub struct Histogram {
-    bounds: &'static [f64],
-    buckets: Vec<AtomicU64>,
-    /// The sum in millionths.
-    sum: AtomicU64,
-}
-
-impl Histogram {
-    /// An empty one.
-    pub fn new(bounds: &'static [f64]) -> Histogram {
-        Histogram { bounds, buckets: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(), sum: AtomicU64::new(0) }
-    }
-
-    /// Counts a value, which is not negative.
-    pub fn observe(&self, value: f64) {
-        let place = self.bounds.partition_point(|bound| *bound < value);
-        if let Some(bucket) = self.buckets.get(place) {
-            bucket.fetch_add(1, Ordering::Relaxed);
-        }
-        let micros = Duration::try_from_secs_f64(value).map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
-        self.sum.fetch_add(micros, Ordering::Relaxed);
-    }
-}
 
 /// Response codes that are told apart; others count as the last.
 const RCODES: usize = 24;

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::host;
+use super::ledger::Ledger;
 use super::reap::Work;
 use super::reaper::Reaper;
 use super::sockets::Sockets;
@@ -83,6 +84,7 @@ pub(crate) struct Applier {
     lowering_problems: Vec<Problem>,
     started: Instant,
     applied: watch::Sender<Applied>,
+    ledger: Arc<Ledger>,
 }
 
 /// What the kernel told of others' changes since the last look.
@@ -102,6 +104,15 @@ impl Foreign {
         let look = |flag: &AtomicBool| if flag.swap(false, Ordering::Relaxed) { SyncMode::Full } else { SyncMode::Shadow };
         Looks { nft: look(&self.nft), net: look(&self.net) }
     }
+}
+
+/// What a turn came to.
+struct Looked<'a> {
+    rules: &'a SyncReport<NftKey>,
+    sockets: &'a SyncReport<SocketKey>,
+    routes: &'a SyncReport<NetKey>,
+    /// The rules were read back.
+    full: bool,
 }
 
 /// How a turn looks at each driver's objects.
@@ -131,7 +142,12 @@ impl Applier {
     ///
     /// # Errors
     /// When the kernel gives no netlink socket.
-    pub(crate) fn open(iface: Option<String>, sockets: Sockets, applied: watch::Sender<Applied>) -> anyhow::Result<Applier> {
+    pub(crate) fn open(
+        iface: Option<String>,
+        sockets: Sockets,
+        applied: watch::Sender<Applied>,
+        ledger: Arc<Ledger>,
+    ) -> anyhow::Result<Applier> {
         Ok(Applier {
             nft: Reconciler::new(NftDriver::open()?),
             net: Reconciler::new(NetDriver::open()?),
@@ -144,6 +160,7 @@ impl Applier {
             lowering_problems: Vec::new(),
             started: Instant::now(),
             applied,
+            ledger,
         })
     }
 
@@ -201,7 +218,8 @@ impl Applier {
         let before = self.now_us();
         let report = self.sockets.sync(SyncMode::Shadow, self.now_ms());
         if report.written + report.removed > 0 || !report.is_clean() {
-            self.tell(&SyncReport::default(), &report, &SyncReport::default(), before);
+            let (rules, routes) = (SyncReport::default(), SyncReport::default());
+            self.tell(Looked { rules: &rules, sockets: &report, routes: &routes, full: false }, before);
         }
         true
     }
@@ -223,7 +241,7 @@ impl Applier {
         if rules.is_clean() {
             self.reaped = intent.clone();
         }
-        self.tell(&rules, &sockets, &routes, before);
+        self.tell(Looked { rules: &rules, sockets: &sockets, routes: &routes, full: looks.nft == SyncMode::Full }, before);
     }
 
     /// Turns the intent into wanted objects: the difference, or everything anew where the host itself has changed.
@@ -258,7 +276,8 @@ impl Applier {
         self.lowering_problems.extend(host_problems);
     }
 
-    fn tell(&mut self, rules: &SyncReport<NftKey>, sockets: &SyncReport<SocketKey>, routes: &SyncReport<NetKey>, before: u64) {
+    fn tell(&mut self, looked: Looked<'_>, before: u64) {
+        let Looked { rules, sockets, routes, full } = looked;
         let mut problems = self.lowering_problems.clone();
         problems.extend(rules.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
         problems.extend(sockets.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
@@ -276,6 +295,8 @@ impl Applier {
         // What waits to be tried again has failed as well.
         let rules_failed = !rules.is_clean() || !self.nft.dirty().is_empty();
         let fabric_failed = routes.read_error.is_some() || self.net.dirty().iter().any(concerns_all);
+        let (revision, took_time) = (self.lowered.revision, Duration::from_micros(took));
+        self.ledger.synced(bowline_kubeproxy::Sync { revision, took: took_time, full, good: !rules_failed });
         let pod_mtu_bytes = bowline_dataplane::pod::mtu(&self.lowered.routes, &self.host);
         let socket_hooks = self.sockets.are_used();
         self.applied.send_modify(|applied| {

@@ -1,16 +1,19 @@
 //! The agent's settings: one file, flags and environment alike.
 //!
-//! A flag wins over its environment variable (`BOWLINE_...`), that over the file, that over the default. Unknown keys in the file are
+//! A flag wins over its environment variable (`BOWLINE_...`), that over the file, that over a KubeProxyConfiguration, that over the default. Unknown keys in the file are
 //! errors: a misspelt setting that is silently ignored is worse than a start that is refused.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use bowline_kubeproxy::{Config, Conntrack};
 use bowline_model::Problem;
 use bowline_model::intent::routes::BackendConf;
 use clap::Args;
 use ipnet::IpNet;
 use serde::Deserialize;
+
+use super::kube_proxy::{Layer, NodePortAddress, listening};
 
 /// What the settings file may hold, for `bowline help agent`.
 const KEYS: &str = "\
@@ -25,7 +28,11 @@ Keys of the settings file (YAML); an unknown key is an error:
                       nftables; where the kernel lacks something, nftables alone
   clusterCIDRs        list of the networks that pods have addresses in
   serviceCIDRs        list of the service networks, beside those that ServiceCIDR objects name
-  nodePortAddresses   list of networks whose addresses of the node take NodePort traffic; all if empty
+  nodePortAddresses   list of networks whose addresses of the node take NodePort traffic, or the word primary: the node's first
+                      address of each family; all if empty
+  kubeProxyConfig     a KubeProxyConfiguration file (kubeproxy.config.k8s.io/v1alpha1), for what is not said here
+  healthzBindAddress  ADDRESS[:PORT] for kube-proxy's /healthz and /livez (0.0.0.0:10256), or none
+  metricsBindAddress  ADDRESS[:PORT] for kube-proxy's /metrics and /proxyMode (127.0.0.1:10249), or none
   noMasquerade        list of networks that pods reach with their own address, beside the cluster's
   externalIPs         list of networks in which the externalIPs of services may lie; none if empty
   loadBalancerIPs     list of networks in which load balancer addresses of services may lie; none if empty
@@ -83,6 +90,18 @@ pub(crate) struct AgentArgs {
     /// Link that the other nodes are reached by; the default route's if absent [file: iface]
     #[arg(long, env = "BOWLINE_IFACE", value_name = "LINK")]
     pub(crate) iface: Option<String>,
+    /// A KubeProxyConfiguration file; all that is said elsewhere wins over it [file: kubeProxyConfig]
+    #[arg(long, env = "BOWLINE_KUBE_PROXY_CONFIG", value_name = "FILE")]
+    pub(crate) kube_proxy_config: Option<PathBuf>,
+    /// How services are served: nftables; iptables, ipvs and userspace are taken and nftables serves [file: serviceMode]
+    #[arg(long, env = "BOWLINE_PROXY_MODE", value_name = "WORD")]
+    pub(crate) proxy_mode: Option<String>,
+    /// Where kube-proxy's /healthz and /livez answer, or none [file: healthzBindAddress]
+    #[arg(long, env = "BOWLINE_HEALTHZ_BIND_ADDRESS", value_name = "ADDRESS")]
+    pub(crate) healthz_bind_address: Option<String>,
+    /// Where kube-proxy's /metrics and /proxyMode answer, or none [file: metricsBindAddress]
+    #[arg(long, env = "BOWLINE_METRICS_BIND_ADDRESS", value_name = "ADDRESS")]
+    pub(crate) metrics_bind_address: Option<String>,
 }
 
 /// How services are served: a closed list.
@@ -128,12 +147,15 @@ struct FileConfig {
     #[serde(rename = "apiServer", deserialize_with = "one_or_more")]
     api_servers: Vec<String>,
     backend: Option<BackendConf>,
-    service_mode: ServiceMode,
+    service_mode: Option<ServiceMode>,
+    kube_proxy_config: Option<PathBuf>,
+    healthz_bind_address: Option<String>,
+    metrics_bind_address: Option<String>,
     #[serde(rename = "clusterCIDRs")]
     cluster_cidrs: Vec<IpNet>,
     #[serde(rename = "serviceCIDRs")]
     service_cidrs: Vec<IpNet>,
-    node_port_addresses: Vec<IpNet>,
+    node_port_addresses: Option<Vec<NodePortAddress>>,
     no_masquerade: Vec<IpNet>,
     #[serde(rename = "externalIPs")]
     external_ips: Vec<IpNet>,
@@ -171,6 +193,20 @@ pub(crate) struct AgentConfig {
     pub(crate) service_cidrs: Vec<IpNet>,
     /// Networks whose addresses of the node take NodePort traffic; empty means all.
     pub(crate) node_port_addresses: Vec<IpNet>,
+    /// In place of those networks: the node's first address of each family.
+    pub(crate) node_port_primary: bool,
+    /// Where kube-proxy's `/healthz` answers.
+    pub(crate) healthz_bind_address: Option<SocketAddr>,
+    /// Where kube-proxy's `/metrics` answers.
+    pub(crate) metrics_bind_address: Option<SocketAddr>,
+    /// Whether one of these two that cannot be opened is the end.
+    pub(crate) bind_hard_fail: bool,
+    /// Sysctls of connection tracking, where a KubeProxyConfiguration is given.
+    pub(crate) conntrack: Option<Conntrack>,
+    /// This process's standing when memory runs out.
+    pub(crate) oom_score_adj: Option<i32>,
+    /// What was asked for and does nothing here, or not yet.
+    pub(crate) warnings: Vec<Problem>,
     /// Destinations that pods reach with their own address, beside the cluster's.
     pub(crate) no_masquerade: Vec<IpNet>,
     /// Networks in which `externalIPs` may lie.
@@ -219,20 +255,36 @@ impl AgentConfig {
             Some(word) => backend_by_word(word, file.backend)?,
             None => file.backend.unwrap_or_default(),
         };
-        let node_name = args.node_name.clone().or(file.node_name).or_else(host_name).ok_or_else(|| {
+        let mut below = Layer::read(args.kube_proxy_config.as_deref().or(file.kube_proxy_config.as_deref()))?;
+        let service_mode = below.mode(args.proxy_mode.as_deref(), file.service_mode)?;
+        let (node_port_addresses, node_port_primary) = below.node_ports(file.node_port_addresses);
+        let Layer { config: below, warnings } = below;
+        let below = below.as_ref();
+        let healthz = args.healthz_bind_address.as_deref().or(file.healthz_bind_address.as_deref());
+        let metrics = args.metrics_bind_address.as_deref().or(file.metrics_bind_address.as_deref());
+        let named = args.node_name.clone().or(file.node_name).or_else(|| below?.node_name.clone());
+        let node_name = named.or_else(host_name).ok_or_else(|| {
             Problem::new(1102, "this node's name is not known", "nodeName", "give --node-name, BOWLINE_NODE_NAME or nodeName in the file")
         })?;
         let path = |flag: &Option<PathBuf>, file: Option<PathBuf>, default: &str| flag.clone().or(file).unwrap_or_else(|| default.into());
-        let list = |flag: &Vec<IpNet>, file: Vec<IpNet>| if flag.is_empty() { file } else { flag.clone() };
+        let first = |lists: [Vec<IpNet>; 3]| lists.into_iter().find(|list| !list.is_empty()).unwrap_or_default();
+        let below_cidrs = below.map(|below| below.cluster_cidrs.clone()).unwrap_or_default();
         let config = AgentConfig {
             node_name,
-            kubeconfig: args.kubeconfig.clone().or(file.kubeconfig),
+            kubeconfig: args.kubeconfig.clone().or(file.kubeconfig).or_else(|| below?.kubeconfig.clone()),
             api_servers: servers(if args.api_servers.is_empty() { file.api_servers } else { args.api_servers.clone() })?,
             backend,
-            service_mode: file.service_mode,
-            cluster_cidrs: list(&args.cluster_cidrs, file.cluster_cidrs),
-            service_cidrs: list(&args.service_cidrs, file.service_cidrs),
-            node_port_addresses: file.node_port_addresses,
+            service_mode,
+            cluster_cidrs: first([args.cluster_cidrs.clone(), file.cluster_cidrs, below_cidrs]),
+            service_cidrs: first([args.service_cidrs.clone(), file.service_cidrs, Vec::new()]),
+            node_port_addresses,
+            node_port_primary,
+            healthz_bind_address: listening(healthz, "healthzBindAddress", Config::default_healthz(), below.map(|b| b.healthz))?,
+            metrics_bind_address: listening(metrics, "metricsBindAddress", Config::default_metrics(), below.map(|b| b.metrics))?,
+            bind_hard_fail: below.is_some_and(|below| below.bind_hard_fail),
+            conntrack: below.map(|below| below.conntrack.clone()),
+            oom_score_adj: below.and_then(|below| below.oom_score_adj),
+            warnings,
             no_masquerade: file.no_masquerade,
             external_ips: file.external_ips,
             load_balancer_ips: file.load_balancer_ips,
@@ -374,6 +426,63 @@ mod tests {
         assert_eq!(several.api_servers, ["https://192.0.2.9:6443", "https://[2001:db8::1]:6443"], "in their order, each once");
         assert_eq!(from_file("[https://192.0.2.9:6443, 192.0.2.8]").unwrap_err().code.0, 1105);
         assert_eq!(from_file("7").unwrap_err().code.0, 1101);
+    }
+
+    const KUBE_PROXY: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\nclusterCIDR: 10.7.0.0/16\n\
+         hostnameOverride: n7\nclientConnection: {kubeconfig: /etc/kube-proxy.conf}\nnodePortAddresses: [primary]\n\
+         healthzBindAddress: 127.0.0.1:7777\noomScoreAdj: -5\nconntrack: {maxPerCore: 7}\nportRange: 1-2\n";
+
+    #[test]
+    fn a_kube_proxy_file_lies_below_all_that_is_the_agents_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.conf");
+        std::fs::write(&path, KUBE_PROXY).unwrap();
+        let named = format!("kubeProxyConfig: {}\n", path.display());
+        let alone = load(&named, AgentArgs::default()).unwrap();
+        assert_eq!((alone.node_name.as_str(), alone.service_mode), ("n7", ServiceMode::Nftables));
+        assert_eq!(alone.cluster_cidrs, ["10.7.0.0/16".parse().unwrap()]);
+        assert_eq!(alone.kubeconfig.as_deref(), Some(Path::new("/etc/kube-proxy.conf")));
+        assert!(alone.node_port_primary && alone.node_port_addresses.is_empty());
+        assert_eq!(alone.healthz_bind_address.unwrap().to_string(), "127.0.0.1:7777");
+        assert_eq!(alone.metrics_bind_address, Some(Config::default_metrics()));
+        assert_eq!((alone.oom_score_adj, alone.conntrack.unwrap().max_per_core), (Some(-5), 7));
+        let codes: Vec<u16> = alone.warnings.iter().map(|warning| warning.code.0).collect();
+        assert_eq!(codes, [1121, 1122], "portRange, and the mode");
+
+        let own = "serviceMode: nftables\nkubeconfig: /own\nnodePortAddresses: [10.0.0.0/8]\nhealthzBindAddress: none\nmetricsBindAddress: '::'\n";
+        let both = load(&format!("{GOOD}{named}{own}"), AgentArgs::default()).unwrap();
+        assert_eq!((both.node_name.as_str(), both.cluster_cidrs.len()), ("n1", 2));
+        assert_eq!(both.kubeconfig.as_deref(), Some(Path::new("/own")));
+        assert_eq!((both.node_port_primary, both.node_port_addresses.len()), (false, 1));
+        assert_eq!((both.healthz_bind_address, both.metrics_bind_address), (None, Some("[::]:10249".parse().unwrap())));
+        assert_eq!(both.warnings.len(), 1, "the mode is the agent's own");
+
+        let flags = AgentArgs {
+            proxy_mode: Some("userspace".into()),
+            healthz_bind_address: Some("127.0.0.1".into()),
+            kube_proxy_config: Some("/nowhere".into()),
+            ..AgentArgs::default()
+        };
+        assert_eq!(load(&format!("{GOOD}{named}{own}"), flags.clone()).unwrap_err().code.0, 1120, "the flag's file");
+        let flags = load(&format!("{GOOD}{own}"), AgentArgs { kube_proxy_config: Some(path), ..flags }).unwrap();
+        assert_eq!(flags.healthz_bind_address.unwrap().to_string(), "127.0.0.1:10256");
+        assert!(flags.warnings[1].what.contains("userspace") && flags.warnings[1].place == "--proxy-mode");
+    }
+
+    #[test]
+    fn without_a_kube_proxy_file_its_addresses_are_its_defaults() {
+        let config = load(GOOD, AgentArgs::default()).unwrap();
+        assert_eq!(config.healthz_bind_address.unwrap().to_string(), "0.0.0.0:10256");
+        assert_eq!(config.metrics_bind_address.unwrap().to_string(), "127.0.0.1:10249");
+        assert!(config.conntrack.is_none() && config.oom_score_adj.is_none() && config.warnings.is_empty());
+        let primary = load(&format!("{GOOD}nodePortAddresses: [primary]\n"), AgentArgs::default()).unwrap();
+        assert!(primary.node_port_primary && primary.node_port_addresses.is_empty());
+        let wrong = load(&format!("{GOOD}nodePortAddresses: [first]\n"), AgentArgs::default()).unwrap_err();
+        assert!(wrong.why.contains("primary"), "{wrong}");
+        let wrong = load(&format!("{GOOD}metricsBindAddress: here\n"), AgentArgs::default()).unwrap_err();
+        assert_eq!(wrong.code.0, 1123);
+        let wrong = load(GOOD, AgentArgs { proxy_mode: Some("magic".into()), ..AgentArgs::default() }).unwrap_err();
+        assert!(wrong.code.0 == 1122 && wrong.fix.contains("nftables"), "{wrong}");
     }
 
     #[test]

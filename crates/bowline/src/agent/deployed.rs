@@ -73,6 +73,8 @@ fn the_settings_are_taken_and_fit_the_mounts() {
         let asked = &container(&agent)[probe]["httpGet"];
         assert_eq!((&asked["host"], &asked["port"]), (&health.ip().to_string().into(), &health.port().into()), "{probe}");
     }
+    assert_eq!(config.healthz_bind_address, Some(bowline_kubeproxy::Config::default_healthz()));
+    assert_eq!(config.metrics_bind_address, Some(bowline_kubeproxy::Config::default_metrics()));
     let env = container(&agent)["env"].as_array().unwrap();
     let file = env.iter().find(|e| e["name"] == "BOWLINE_CONFIG").unwrap();
     assert_eq!(file["value"], "/etc/bowline/agent.yaml");

@@ -10,15 +10,20 @@ mod cni_server;
 mod config;
 #[cfg(test)]
 mod deployed;
+mod front;
 mod health;
 mod host;
+mod http;
 pub(crate) mod install;
+mod kube_proxy;
+mod ledger;
 mod network;
 mod reap;
 mod reaper;
 mod service_health;
 mod sockets;
 pub(crate) mod status;
+mod tune;
 mod turn;
 
 use std::os::unix::fs::PermissionsExt;
@@ -41,6 +46,7 @@ pub(crate) use config::{AgentArgs, AgentConfig};
 
 use apply::{Applied, Applier, Foreign, Wakes};
 use cni_server::{Channels, CniServer};
+use ledger::Ledger;
 use status::{House, Teller, Topic};
 use turn::{CHANNEL_CHANGES, Published, Turn};
 
@@ -63,9 +69,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         "agent started"
     );
-    if let Some(directory) = &config.proc_sys {
-        bowline_kernel::sysctl::use_root(directory);
-    }
+    prepare(&config);
     make_directories(&config)?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (changes, heard) = mpsc::channel(CHANNEL_CHANGES);
@@ -73,14 +77,15 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let (names_to, names) = watch::channel(None);
     let (applied_to, applied) = watch::channel(Applied::default());
 
-    let turn = Turn::new(settings(&config), heard, published_to, names_to);
+    let ledger = Ledger::open(&config.cluster_cidrs);
+    let turn = Turn::new(settings(&config), heard, published_to, names_to, ledger.clone());
     let channels = Channels { changes: changes.clone(), published: published.clone(), applied: applied.clone() };
     let cni = Arc::new(CniServer::open(&config.state_dir, channels).await.with_context(|| config.state_dir.display().to_string())?);
     // Others hold senders of changes for as long as the process lives, so the turn does not end by itself.
     tasks.spawn(until(stop.clone(), turn.run()));
     tasks.spawn(service_health::serve(applied.clone(), stop.clone()));
 
-    let kernel = start_kernel_thread(&config, applied_to, published.clone(), &stop)?;
+    let kernel = start_kernel_thread(&config, applied_to, published.clone(), ledger.clone(), &stop)?;
     let teller = Teller {
         node: config.node_name.clone(),
         backend: config.backend.clone(),
@@ -103,6 +108,10 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     if let Some(address) = config.health_address {
         health::serve(address, teller.clone(), &stop, &tasks).await?;
     }
+    front::serve(&config, &ledger, &teller, &stop, &tasks).await?;
+    if let Some(conntrack) = config.conntrack.clone() {
+        tasks.spawn(until(stop.clone(), tune::conntrack(conntrack, teller.clone())));
+    }
 
     let access = api::access(&config).await?;
     let url = api::named(&access);
@@ -123,6 +132,17 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says what of the settings does nothing, and does what comes before everything else.
+fn prepare(config: &AgentConfig) {
+    for warning in &config.warnings {
+        tracing::warn!(place = warning.place, why = warning.why, fix = warning.fix, "{}: {}", warning.code, warning.what);
+    }
+    config.oom_score_adj.into_iter().for_each(tune::oom_score);
+    if let Some(directory) = &config.proc_sys {
+        bowline_kernel::sysctl::use_root(directory);
+    }
+}
+
 /// Runs a task that has no end of its own.
 async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
     tokio::select! {
@@ -137,6 +157,7 @@ fn settings(config: &AgentConfig) -> Settings {
         cluster_cidrs: config.cluster_cidrs.clone(),
         service_cidrs: config.service_cidrs.clone(),
         node_port_addresses: config.node_port_addresses.clone(),
+        node_port_primary: config.node_port_primary,
         no_masquerade: config.no_masquerade.clone(),
         external_ips: config.external_ips.clone(),
         load_balancer_ips: config.load_balancer_ips.clone(),
@@ -188,11 +209,12 @@ fn start_kernel_thread(
     config: &AgentConfig,
     applied: watch::Sender<Applied>,
     published: watch::Receiver<Published>,
+    ledger: Arc<Ledger>,
     stop: &CancellationToken,
 ) -> anyhow::Result<std::thread::JoinHandle<()>> {
     let foreign = Arc::<Foreign>::default();
     let sockets = sockets::Sockets::open(config);
-    let mut applier = Applier::open(config.iface.clone(), sockets, applied).context("netlink")?;
+    let mut applier = Applier::open(config.iface.clone(), sockets, applied, ledger).context("netlink")?;
     listen_to_kernel(foreign.clone(), &applier.own_ports(), stop.clone())?;
     let wakes = Wakes { published, foreign, stop: stop.clone() };
     let runtime = tokio::runtime::Handle::current();

@@ -5,25 +5,20 @@
 //! The answer has the form that kube-proxy gives it (status, JSON, and a header with the endpoints' number), which is what is parsed out there.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_model::intent::services::HealthCheck;
 use imbl::OrdMap;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::apply::Applied;
+use super::http::{self, Answer};
 
-/// A client that takes longer is cut off.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest request line or header that is read.
-const HEAD_MAX_BYTES: u64 = 8192;
 /// Clients that are answered at once, over all ports; the others wait in the kernel's queue.
 const CLIENTS_AT_ONCE: usize = 64;
 /// A port that cannot be opened is tried again after this long.
@@ -73,7 +68,7 @@ async fn follow(open: &mut BTreeMap<u16, Port>, wanted: &OrdMap<u16, HealthCheck
             });
             continue;
         }
-        match listen(*number).await {
+        match http::open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, *number))).await {
             Ok(listeners) => {
                 open.insert(*number, start(listeners, check.clone(), clients));
             }
@@ -86,75 +81,29 @@ async fn follow(open: &mut BTreeMap<u16, Port>, wanted: &OrdMap<u16, HealthCheck
     missing
 }
 
-/// The port on all addresses of both families, or of the one that the machine has.
-async fn listen(port: u16) -> std::io::Result<Vec<TcpListener>> {
-    let v4 = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await;
-    let v6 = only_v6(port);
-    match (v4, v6) {
-        (Ok(v4), Ok(v6)) => Ok(vec![v4, v6]),
-        (Ok(one), Err(error)) | (Err(error), Ok(one)) if error.kind() != std::io::ErrorKind::AddrInUse => Ok(vec![one]),
-        (Err(error), _) | (_, Err(error)) => Err(error),
-    }
-}
-
-fn only_v6(port: u16) -> std::io::Result<TcpListener> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
-    socket.set_only_v6(true)?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
-    socket.listen(128)?;
-    TcpListener::from_std(socket.into())
-}
-
 fn start(listeners: Vec<TcpListener>, check: HealthCheck, clients: &Arc<Semaphore>) -> Port {
     let (told, reads) = watch::channel(check);
-    let run = |listener| AbortOnDropHandle::new(tokio::spawn(accept(listener, reads.clone(), clients.clone())));
+    let page = move |_: &str| response(&reads.borrow());
+    let run = |listener| AbortOnDropHandle::new(tokio::spawn(http::accept(listener, clients.clone(), page.clone())));
     Port { _listeners: listeners.into_iter().map(run).collect(), told }
 }
 
-/// Answers clients; those that are being answered end with it.
-async fn accept(listener: TcpListener, told: watch::Receiver<HealthCheck>, clients: Arc<Semaphore>) {
-    let mut answering = JoinSet::new();
-    loop {
-        while answering.try_join_next().is_some() {}
-        let Ok(place) = clients.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors, most likely: others close some.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let check = told.borrow().clone();
-        answering.spawn(async move {
-            let _place = place;
-            let _ = tokio::time::timeout(PATIENCE, answer(stream, &check)).await;
-        });
-    }
-}
-
-async fn answer(mut stream: TcpStream, check: &HealthCheck) -> std::io::Result<()> {
-    let (from, mut to) = stream.split();
-    let mut lines = BufReader::new(from.take(HEAD_MAX_BYTES)).lines();
-    // Read to the end of the request's head: closing with unread bytes would reset the connection under the answer.
-    while lines.next_line().await?.is_some_and(|line| !line.is_empty()) {}
-    to.write_all(response(check).as_bytes()).await?;
-    to.shutdown().await
-}
-
-fn response(check: &HealthCheck) -> String {
+fn response(check: &HealthCheck) -> Answer {
     let count = check.local_endpoints;
-    let status = if count > 0 { "200 OK" } else { "503 Service Unavailable" };
     let service = serde_json::json!({"namespace": &*check.service.namespace, "name": &*check.service.name});
     let body = serde_json::json!({"service": service, "localEndpoints": count, "serviceProxyHealthy": true}).to_string();
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n\
-         X-Load-Balancing-Endpoint-Weight: {count}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    )
+    let mut answer = Answer::new(http::status(count > 0), "application/json", body);
+    answer.headers.push_str(&format!("X-Load-Balancing-Endpoint-Weight: {count}\r\n"));
+    answer
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
     use super::*;
     use bowline_model::ServiceName;
     use bowline_model::intent::Intent;

@@ -65,6 +65,12 @@ pub(crate) enum Topic {
     Node,
     /// The runtime's configuration and the plugin.
     Install,
+    /// The address of kube-proxy's `/healthz`.
+    Healthz,
+    /// The address of kube-proxy's `/metrics`.
+    Metrics,
+    /// Sysctls of connection tracking.
+    Conntrack,
 }
 
 /// What the agent's own tasks say of themselves.

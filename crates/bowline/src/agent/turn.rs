@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use bowline_compile::Compiler;
 use bowline_compile::world::{Change, Settings, Touched, World};
+use bowline_kubeproxy::Changes;
 use bowline_model::Problem;
 use bowline_model::intent::Intent;
 use bowline_model::intent::dns::DnsIntent;
 use tokio::sync::{mpsc, watch};
+
+use super::ledger::{self, Ledger};
 
 /// Changes that may wait before the sender has to.
 pub(crate) const CHANNEL_CHANGES: usize = 4096;
@@ -25,6 +28,8 @@ pub(crate) struct Published {
     pub(crate) problems: Arc<Vec<Problem>>,
     /// Every input has been listed once.
     pub(crate) synced: bool,
+    /// This node is known and is not about to be taken away.
+    pub(crate) node_stays: bool,
     /// Attachments, by host interface name, whose pod the API server does not know (any more).
     pub(crate) orphans: Arc<BTreeSet<Arc<str>>>,
     /// Counts for `bowline status`.
@@ -53,6 +58,8 @@ pub(crate) struct Turn {
     changes: mpsc::Receiver<Change>,
     published: watch::Sender<Published>,
     names: watch::Sender<Option<Arc<DnsIntent>>>,
+    heard: Changes,
+    ledger: Arc<Ledger>,
 }
 
 impl Turn {
@@ -62,8 +69,10 @@ impl Turn {
         changes: mpsc::Receiver<Change>,
         published: watch::Sender<Published>,
         names: watch::Sender<Option<Arc<DnsIntent>>>,
+        ledger: Arc<Ledger>,
     ) -> Self {
-        Turn { world: World::new(settings), compiler: Compiler::default(), revision: 0, changes, published, names }
+        let (world, compiler, heard) = (World::new(settings), Compiler::default(), Changes::default());
+        Turn { world, compiler, revision: 0, changes, published, names, heard, ledger }
     }
 
     /// Folds and compiles until every sender is gone.
@@ -72,6 +81,7 @@ impl Turn {
         let mut touched = Touched::default();
         while self.changes.recv_many(&mut ready, CHANNEL_CHANGES).await > 0 {
             for change in ready.drain(..) {
+                ledger::count(&change, &mut self.heard);
                 touched.merge(self.world.apply(change).value);
             }
             if self.world.is_synced() {
@@ -95,7 +105,9 @@ impl Turn {
         });
         let orphaned = self.world.attached().values().filter(|a| a.intent.pod.is_some() && self.world.pod_of(a).is_none());
         let orphans = Arc::new(orphaned.map(|a| a.host_ifname().clone()).collect());
+        self.ledger.heard(self.revision, std::mem::take(&mut self.heard));
         self.published.send_replace(Published {
+            node_stays: self.world.node_stays(),
             orphans,
             intent,
             problems: Arc::new(compiled.problems),

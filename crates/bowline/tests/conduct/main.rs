@@ -1,5 +1,5 @@
 //! The agent's conduct on a node: others' objects untouched, its own repaired, connections cut when they are no longer allowed, datagrams
-//! moved when their endpoint goes, and nothing left after `bowline uninstall`.
+//! moved when their endpoint goes, kube-proxy's outer conduct, and nothing left after `bowline uninstall`.
 //!
 //! Words select checks by name; `--long` is taken and changes nothing here.
 #![allow(clippy::disallowed_methods, reason = "a test runner starts processes and keeps their time")]
@@ -9,6 +9,7 @@
 mod common;
 mod cut;
 mod foreign;
+mod kubeproxy;
 mod moves;
 mod sockets;
 mod uninstall;
@@ -25,6 +26,7 @@ const ROWS: &[Row] = &[
     Row { name: "returns", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
     Row { name: "foreign", title: "others' objects are untouched", check: foreign::untouched },
     Row { name: "repairs", title: "what others take away is put back", check: foreign::repaired },
+    Row { name: "kubeproxy", title: "a kube-proxy file's health, metrics, ports", check: kubeproxy::stands_in },
     // The last one: its node is not of use afterwards.
     Row { name: "uninstall", title: "uninstall leaves nothing, and proves it", check: uninstall::leaves_nothing },
 ];

@@ -189,13 +189,14 @@ fn tidy(value: Value) -> Value {
             Value::Object(fields)
         }
         Value::Array(items) => Value::Array(items.into_iter().map(tidy).collect()),
-        other => other,
+        plain @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => plain,
     }
 }
 
 fn says(key: &str, value: &Value) -> bool {
     let nothing = value.is_null() || value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
-    !nothing && !(key == "nodePort" && *value == json!(0))
+    let no_port = key == "nodePort" && *value == json!(0);
+    !nothing && !no_port
 }
 
 /// Names that a row's addresses have everywhere.

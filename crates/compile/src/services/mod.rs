@@ -7,11 +7,13 @@ pub(crate) mod endpoints;
 mod frontends;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bowline_model::intent::services::{Frontend, FrontendAddress, HealthCheck, ServiceIntent, ServicesIntent};
-use bowline_model::{Problem, Protocol, ServiceName};
+use bowline_model::{Dual, Problem, Protocol, ServiceName};
 use imbl::OrdMap;
+use ipnet::IpNet;
 
 use frontends::{Candidate, Rank};
 
@@ -43,13 +45,12 @@ impl State {
     /// Follows the world; gives whether anything came out differently.
     pub(crate) fn turn(&mut self, world: &World, touched: &Touched) -> bool {
         if touched.all || touched.service_networks || world.zone() != self.zone.as_ref() {
-            let settings = world.settings();
             let old = std::mem::take(self);
             self.zone = world.zone().cloned();
             self.intent = ServicesIntent {
                 services: OrdMap::new(),
                 health_checks: OrdMap::new(),
-                node_port_addresses: settings.node_port_addresses.clone(),
+                node_port_addresses: node_port_addresses(world),
                 service_cidrs: world.service_networks(),
             };
             let all = world.services().keys().cloned().collect();
@@ -57,10 +58,14 @@ impl State {
             return old.intent != self.intent;
         }
         let mut names = touched.services.clone();
+        let mut moved = false;
         if !touched.nodes.is_empty() {
             names.extend(self.exposed.iter().cloned());
+            let node_ports = node_port_addresses(world);
+            moved = node_ports != self.intent.node_port_addresses;
+            self.intent.node_port_addresses = node_ports;
         }
-        self.recompile(world, names)
+        self.recompile(world, names) | moved
     }
 
     /// What came of it.
@@ -174,6 +179,23 @@ impl State {
         self.intent.services.insert(name.clone(), Arc::new(ServiceIntent { frontends }));
         true
     }
+}
+
+/// The networks whose addresses of the node take NodePort traffic; all of its addresses if there is none.
+fn node_port_addresses(world: &World) -> Vec<IpNet> {
+    let settings = world.settings();
+    if !settings.node_port_primary {
+        return settings.node_port_addresses.clone();
+    }
+    let node = world.nodes().get(&settings.node_name);
+    let internal = node.iter().flat_map(|node| &node.status.addresses).filter(|address| &*address.kind == "InternalIP");
+    let first: Dual<IpAddr> = Dual::first_of(internal.filter_map(|address| address.address.parse().ok()));
+    let mut networks: Vec<IpNet> = first.values().map(|ip| IpNet::from(*ip)).collect();
+    if networks.is_empty() {
+        // Nothing is ever sent to this one: a node without addresses has no node ports, rather than on all.
+        networks.push(IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+    }
+    networks
 }
 
 fn conflict(name: &ServiceName, owner: &ServiceName, frontend: &Frontend) -> Problem {

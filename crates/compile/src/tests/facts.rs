@@ -345,3 +345,62 @@ fn what_a_change_does_not_touch_stays_the_same_object() {
 fn others<K: Ord, V>(old: &imbl::OrdMap<K, Arc<V>>, new: &imbl::OrdMap<K, Arc<V>>) -> usize {
     new.iter().filter(|(key, value)| !old.get(*key).is_some_and(|old| Arc::ptr_eq(old, value))).count()
 }
+
+#[test]
+fn node_ports_may_be_those_of_the_nodes_first_addresses_only() {
+    let mut primary = settings();
+    primary.node_port_primary = true;
+    primary.node_port_addresses = vec!["10.0.0.0/8".parse().unwrap()];
+    let mut world = world("node n2 192.168.0.2 cidr=10.42.2.0/24");
+    world.apply(Change::Settings(Box::new(primary)));
+    let mut compiler = Compiler::new();
+    let show = |intent: bowline_model::intent::Intent| {
+        let all: Vec<String> = intent.services.node_port_addresses.iter().map(ToString::to_string).collect();
+        all.join(" ")
+    };
+    let all = crate::world::Touched::everything();
+    assert_eq!(show(compiler.turn(&world, &all).value), "0.0.0.0/32", "a node without addresses has none, rather than all");
+    for (node, expected) in [
+        ("node n1 192.168.0.1 192.168.9.9 fd00::1 cidr=10.42.1.0/24", "192.168.0.1/32 fd00::1/128"),
+        ("node n1 192.168.0.7 cidr=10.42.1.0/24", "192.168.0.7/32"),
+        ("del Node n1", "0.0.0.0/32"),
+    ] {
+        let touched = changes(node).into_iter().map(|change| world.apply(change).value).next().unwrap();
+        assert_eq!(show(compiler.turn(&world, &touched).value), expected, "{node}");
+        assert_eq!(show(Compiler::full(&world).value), expected, "{node}, anew");
+    }
+}
+
+#[test]
+fn a_node_stays_until_it_is_deleted_or_the_autoscaler_marks_it() {
+    let mut world = world("");
+    assert!(!world.node_stays(), "nobody knows it");
+    let taint = |key: &str| json!({"taints": [{"key": key, "value": "1", "effect": "NoSchedule"}]});
+    for (metadata, spec, stays) in [
+        (json!({"name": "n1"}), json!({}), true),
+        (json!({"name": "n1"}), taint("node.kubernetes.io/unreachable"), true),
+        (json!({"name": "n1"}), taint("ToBeDeletedByClusterAutoscaler"), false),
+        (json!({"name": "n1"}), json!({"taints": null}), true),
+        (json!({"name": "n1", "deletionTimestamp": "2026-01-02T03:04:05Z"}), json!({}), false),
+        (json!({"name": "n2", "deletionTimestamp": "2026-01-02T03:04:05Z"}), json!({}), false),
+    ] {
+        world.apply(upsert(Kind::Node, json!({"metadata": metadata, "spec": spec})));
+        assert_eq!(world.node_stays(), stays, "{metadata} {spec}");
+    }
+}
+
+#[test]
+fn a_slice_tells_when_its_change_happened() {
+    let at = |annotation: serde_json::Value| {
+        let metadata =
+            json!({"name": "s", "namespace": "d", "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": annotation}});
+        let object = Object::decode(Kind::EndpointSlice, json!({"metadata": metadata, "addressType": "IPv4"})).unwrap();
+        let Object::EndpointSlice(slice) = object else { panic!("{object:?}") };
+        slice.triggered_at.map(|at| at.as_secs_f64())
+    };
+    assert_eq!(at(json!("2026-01-02T03:04:05.5Z")), Some(1_767_323_045.5));
+    assert_eq!(at(json!("2026-01-02T04:04:05+01:00")), Some(1_767_323_045.0));
+    for odd in [json!("yesterday"), json!(""), json!("1901-01-01T00:00:00Z"), json!(7), json!(null)] {
+        assert_eq!(at(odd.clone()), None, "{odd}");
+    }
+}

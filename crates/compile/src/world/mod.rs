@@ -24,7 +24,7 @@ pub use addresses::Addresses;
 pub use attached::Attached;
 pub use meta::{Age, Labels, ObjectMeta};
 pub use object::{Kind, Object, ObjectKey, Unreadable};
-pub use pod::{Container, ContainerPort, Namespace, Node, NodeAddress, NodeSpec, NodeStatus, Pod, PodIp, PodSpec, PodStatus};
+pub use pod::{Container, ContainerPort, Namespace, Node, NodeAddress, NodeSpec, NodeStatus, Pod, PodIp, PodSpec, PodStatus, Taint};
 pub use policy::{
     EgressRule, IngressRule, IntOrString, IpBlock, LabelRequirement, LabelSelector, NetworkPolicy, NetworkPolicySpec, Peer, PolicyPort,
 };
@@ -129,6 +129,11 @@ impl World {
     pub fn zone(&self) -> Option<&Arc<str>> {
         let node = self.nodes.get(&self.settings.node_name)?;
         node.metadata.labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty())
+    }
+
+    /// Whether the node that is compiled for is known and is not about to be taken away.
+    pub fn node_stays(&self) -> bool {
+        self.nodes.get(&self.settings.node_name).is_some_and(|node| !node.is_leaving())
     }
 
     /// All pods.

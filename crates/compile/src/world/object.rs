@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bowline_model::Problem;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::{EndpointSlice, Namespace, NetworkPolicy, NetworkPolicySpec, Node, ObjectMeta, Pod, Service, ServiceCidr};
 use crate::codes;
@@ -158,7 +161,11 @@ impl Object {
         let metadata: ObjectMeta = part(&json, "metadata").unwrap_or_default();
         let key = ObjectKey::new(kind, metadata.namespace.clone(), metadata.name.clone());
         let selector = json.get("spec").and_then(|spec| part(spec, "podSelector"));
+        let triggered_at = triggered_at(&json);
         let fault = match Object::read(kind, json) {
+            Ok(Object::EndpointSlice(slice)) if triggered_at.is_some() && !slice.metadata.name.is_empty() => {
+                return Ok(EndpointSlice { triggered_at, ..Arc::unwrap_or_clone(slice) }.into());
+            }
             Ok(object) if !object.metadata().name.is_empty() => return Ok(object),
             Ok(_) => "metadata.name is missing".to_owned(),
             Err(error) => error.to_string(),
@@ -172,6 +179,15 @@ impl Object {
         let problem = Problem::new(kind.unreadable_code(), what, key.to_string(), fix).because(fault);
         Err(Box::new(Unreadable { key, problem }))
     }
+}
+
+/// The annotation in which the controller of EndpointSlices says when a pod or service changed.
+const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+fn triggered_at(json: &Value) -> Option<Duration> {
+    let text = json.get("metadata")?.get("annotations")?.get(TRIGGER_ANNOTATION)?.as_str()?;
+    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    u64::try_from(moment.unix_timestamp_nanos()).ok().map(Duration::from_nanos)
 }
 
 fn part<T: DeserializeOwned>(json: &Value, field: &str) -> Option<T> {

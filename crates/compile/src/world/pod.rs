@@ -128,6 +128,16 @@ pub struct Node {
     pub status: NodeStatus,
 }
 
+/// The taint that the cluster autoscaler gives a node before it takes it away (KEP-3836).
+const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
+impl Node {
+    /// Whether it is about to be taken away, so that no new traffic should be led to it.
+    pub fn is_leaving(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some() || self.spec.taints.iter().any(|taint| &*taint.key == TO_BE_DELETED_TAINT)
+    }
+}
+
 /// `spec` of a Node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -138,6 +148,17 @@ pub struct NodeSpec {
     /// The first of them.
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Option<Arc<str>>,
+    /// What keeps pods off it.
+    #[serde(deserialize_with = "nullable")]
+    pub taints: Vec<Taint>,
+}
+
+/// A taint of a Node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    /// Its key.
+    pub key: Arc<str>,
 }
 
 impl NodeSpec {

@@ -3,6 +3,7 @@
 //! Numbers and addresses are kept as they were given: a value out of range is a problem of its field, not of the object.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -161,6 +162,9 @@ pub struct EndpointSlice {
     /// Ports of each of them.
     #[serde(deserialize_with = "nullable")]
     pub ports: Vec<SlicePort>,
+    /// When the change happened that made it as it is, since 1970, as far as its controller says so; nothing is compiled from it.
+    #[serde(skip)]
+    pub triggered_at: Option<Duration>,
 }
 
 /// An endpoint of a slice.

@@ -17,6 +17,8 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// Networks whose addresses of the node take NodePort traffic; all but loopback if empty.
     pub node_port_addresses: Vec<IpNet>,
+    /// In place of those networks: only the first InternalIP of each family that the node's own Node object has.
+    pub node_port_primary: bool,
     /// Networks whose packets from pods are not masqueraded, beside the cluster's own.
     pub no_masquerade: Vec<IpNet>,
     /// Networks in which `externalIPs` of services may lie; none if empty (CVE-2020-8554).
@@ -36,6 +38,7 @@ impl Settings {
             cluster_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             node_port_addresses: Vec::new(),
+            node_port_primary: false,
             no_masquerade: Vec::new(),
             external_ips: Vec::new(),
             load_balancer_ips: Vec::new(),

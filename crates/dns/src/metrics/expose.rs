@@ -1,17 +1,18 @@
 //! Counters as text (Prometheus's format 0.0.4).
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Histogram, Metrics, TYPES, ZoneLabels, ZoneMetrics};
+use bowline_metrics::{Histogram, Page};
+
+use super::{Metrics, TYPES, ZoneLabels, ZoneMetrics};
 use crate::chain::Block;
 use crate::plugin::Answerer;
 use crate::plugin::cache::CacheCounts;
 
 /// All counters as text; `blocks` are those of the Corefile in force.
 pub fn expose(metrics: &Metrics, blocks: &[Arc<Block>]) -> String {
-    let mut page = Page(String::with_capacity(16_384));
+    let mut page = Page::with_capacity(16_384);
     page.head("coredns_build_info", "gauge", "The version that runs.");
     page.sample("coredns_build_info", &[("version", env!("CARGO_PKG_VERSION")), ("revision", ""), ("goversion", "")], 1);
     let zones: Vec<(ZoneLabels, Arc<ZoneMetrics>)> = metrics
@@ -28,43 +29,11 @@ pub fn expose(metrics: &Metrics, blocks: &[Arc<Block>]) -> String {
     expose_caches(&mut page, blocks);
     expose_forwards(&mut page, blocks);
     expose_upstreams(&mut page, metrics);
-    page.0
+    page.into_text()
 }
 
 fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
-}
-
-struct Page(String);
-
-impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        self.0.push_str(name);
-        for (i, (label, text)) in labels.iter().enumerate() {
-            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.0, "{}{label}=\"{text}\"", if i == 0 { '{' } else { ',' });
-        }
-        let end = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.0, "{end} {value}");
-    }
-
-    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
-        let bounds = histogram.bounds.iter().map(ToString::to_string).chain([String::from("+Inf")]);
-        let mut total = 0;
-        let bucket_name = format!("{name}_bucket");
-        for (bound, bucket) in bounds.zip(&histogram.buckets) {
-            total += load(bucket);
-            let labels: Vec<(&str, &str)> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
-            self.sample(&bucket_name, &labels, total);
-        }
-        let micros = load(&histogram.sum);
-        self.sample(&format!("{name}_sum"), labels, format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000));
-        self.sample(&format!("{name}_count"), labels, total);
-    }
 }
 
 const TRANSPORTS: [(&str, &str); 4] = [("udp", "1"), ("udp", "2"), ("tcp", "1"), ("tcp", "2")];
