@@ -7,6 +7,7 @@
 //! Reference: the Kubernetes API conventions and the API concepts page of Kubernetes 1.32.
 #![allow(clippy::disallowed_methods, reason = "a server keeps time")]
 
+mod accept;
 pub mod admission;
 pub mod controllers;
 pub mod error;
@@ -22,6 +23,7 @@ pub mod stream;
 mod table;
 mod tls;
 
+pub use accept::accept;
 pub use error::ApiError;
 pub use server::{Config, LogRequest, LogSource, LogStream, Server, ServerError};
 pub use store::{GroupResource, Store};

@@ -1,4 +1,4 @@
-//! The server: what it is given, and the loop that accepts connections.
+//! The server: what it is given, and what it does with a connection.
 //!
 //! Invariant: sockets are opened by the caller (in whichever network namespace); stopping drops every connection at
 //! once, as the crash of a real server would. Reference: RFC 9112, RFC 9113.
@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accept::accept;
 use crate::error::ApiError;
 use crate::rest::Context;
 use crate::store::Store;
@@ -147,32 +148,12 @@ impl Server {
     /// # Errors
     /// When the listener cannot be registered with the runtime.
     pub async fn serve(&self, listener: std::net::TcpListener, stop: CancellationToken) -> Result<(), ServerError> {
-        let socket = |source| ServerError::Socket { source };
-        listener.set_nonblocking(true).map_err(socket)?;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(socket)?;
-        let connections = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let server = self.clone();
-                    let upgrades = Upgrades { stop: stop.clone(), tasks: connections.clone() };
-                    connections.spawn(stop.clone().run_until_cancelled_owned(async move { server.serve_one(stream, upgrades).await }));
-                }
-                Err(error) => {
-                    // Out of descriptors, or a peer that left at once: give the machine a moment, then go on.
-                    tracing::warn!(%error, "connection to the API server not accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-        drop(listener);
-        connections.close();
-        connections.wait().await;
-        Ok(())
+        let take = |stream, connections: &TaskTracker| {
+            let server = self.clone();
+            let upgrades = Upgrades { stop: stop.clone(), tasks: connections.clone() };
+            connections.spawn(stop.clone().run_until_cancelled_owned(async move { server.serve_one(stream, upgrades).await }));
+        };
+        accept(listener, &stop, take).await.map_err(|source| ServerError::Socket { source })
     }
 
     async fn serve_one(&self, stream: TcpStream, upgrades: Upgrades) {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::tool::{Net, Space, host_link, shell};
-use crate::common::rows::Bench;
+use crate::common::rows::{Bench, Skipped};
 
 /// Where Debian's containernetworking-plugins puts them.
 const THEIRS: &str = "/usr/lib/cni";
@@ -13,7 +13,8 @@ pub(crate) fn after_ours(bench: &Bench) -> Result<String> {
     let lab = bench.lab()?;
     let has = |name: &str| std::path::Path::new(THEIRS).join(name).exists();
     if !has("tuning") || !has("bandwidth") {
-        return Ok("not run: the plugins of containernetworking-plugins are not installed".into());
+        let why = format!("{THEIRS} lacks tuning or bandwidth: install the package containernetworking-plugins");
+        return Err(Skipped(why).into());
     }
     let after = [
         json!({"type": "tuning", "sysctl": {"net.core.somaxconn": "777"}, "mtu": 1300}),

@@ -34,6 +34,18 @@ pub(crate) struct Row {
     pub(crate) check: fn(&Bench) -> Result<String>,
 }
 
+/// A check cannot be made on this machine: the error that says so, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Skipped(pub(crate) String);
+
+/// How a check ended.
+enum Outcome {
+    Passed,
+    Failed,
+    Skipped,
+}
+
 /// Checks that share a lab, in order. Without a set-up each makes its own.
 pub(crate) struct Group {
     pub(crate) setup: Option<fn() -> Setup>,
@@ -56,7 +68,7 @@ pub(crate) fn main(groups: &[Group]) -> ExitCode {
     let long = words.iter().any(|w| w == "--long") || std::env::var_os("BOWLINE_LONG").is_some_and(|v| v == "1");
     let only: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.starts_with("--")).collect();
     let wanted = |row: &Row| only.is_empty() || only.contains(&row.name);
-    let (mut passed, mut failed) = (0, 0);
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     println!("{:<16} {:<44} {:<4} {:>6}  seen", "check", "shows", "", "time");
     for group in groups {
         let rows: Vec<&Row> = group.rows.iter().filter(|row| wanted(row)).collect();
@@ -72,25 +84,32 @@ pub(crate) fn main(groups: &[Group]) -> ExitCode {
             }
         };
         for row in rows {
-            if run(row, &bench) { passed += 1 } else { failed += 1 }
+            match run(row, &bench) {
+                Outcome::Passed => passed += 1,
+                Outcome::Failed => failed += 1,
+                Outcome::Skipped => skipped += 1,
+            }
         }
     }
-    println!("{passed} passed, {failed} failed, 0 skipped");
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run(row: &Row, bench: &Bench) -> bool {
+fn run(row: &Row, bench: &Bench) -> Outcome {
     let started = Instant::now();
     let outcome = (row.check)(bench);
-    let (mark, seen) = match &outcome {
-        Ok(seen) => ("ok", seen.clone()),
-        Err(error) => ("FAIL", format!("{error:#}")),
+    let (mark, seen, judged) = match &outcome {
+        Ok(seen) => ("ok", seen.clone(), Outcome::Passed),
+        Err(error) => match error.downcast_ref::<Skipped>() {
+            Some(Skipped(why)) => ("skip", why.clone(), Outcome::Skipped),
+            None => ("FAIL", format!("{error:#}"), Outcome::Failed),
+        },
     };
     println!("{:<16} {:<44} {mark:<4} {:>5.1}s  {seen}", row.name, row.title, started.elapsed().as_secs_f64());
-    if let (Err(_), Some(lab)) = (&outcome, &bench.lab) {
+    if let (Outcome::Failed, Some(lab)) = (&judged, &bench.lab) {
         print!("{}", lab.report());
         // The next check finds the lab as the first one did.
         lab.mend();
     }
-    outcome.is_ok()
+    judged
 }

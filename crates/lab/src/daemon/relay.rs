@@ -7,44 +7,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::net::{TcpListener, TcpStream};
+use bowline_apiserver::accept;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long the server may take to accept a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Pause after a connection could not be accepted.
-const BREATH: Duration = Duration::from_millis(50);
 
 /// Carries the connections of a listener to `host` and `port` until `stop`; when this returns, none is left.
 pub(super) async fn serve(listener: std::net::TcpListener, host: Arc<str>, port: u16, stop: CancellationToken) -> Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener).context("register the door with the runtime")?;
-    let connections = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let (host, stop) = (Arc::clone(&host), stop.clone());
-                connections.spawn(async move {
-                    if let Err(error) = carry(stream, &host, port, &stop).await {
-                        tracing::debug!(error = format!("{error:#}"), "connection to the API server ended");
-                    }
-                });
+    let take = |stream, connections: &TaskTracker| {
+        let (host, stop) = (Arc::clone(&host), stop.clone());
+        connections.spawn(async move {
+            if let Err(error) = carry(stream, &host, port, &stop).await {
+                tracing::debug!(error = format!("{error:#}"), "connection to the API server ended");
             }
-            Err(error) => {
-                tracing::warn!(%error, "connection to the API server not accepted");
-                tokio::time::sleep(BREATH).await;
-            }
-        }
-    }
-    drop(listener);
-    connections.close();
-    connections.wait().await;
-    Ok(())
+        });
+    };
+    accept(listener, &stop, take).await.context("register the door with the runtime")
 }
 
 /// Carries one connection until one end is done with it or the door closes.
@@ -84,6 +65,7 @@ mod tests {
     use super::*;
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     /// A server that says again what it hears, and a door before it.
     async fn door() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<Result<()>>) {
