@@ -54,6 +54,9 @@ pub(crate) struct Options {
     /// The cluster to run on; made, and taken down at the end, if it is not up
     #[arg(long, default_value = place::DEFAULT)]
     pub(crate) cluster: String,
+    /// For peers: the archive of Bowline's image; made from the tree if none is named
+    #[arg(long, value_name = "TAR")]
+    image: Option<PathBuf>,
     /// Prints what the e2e suites would run and skip, and runs nothing
     #[arg(long)]
     list: bool,
@@ -99,7 +102,7 @@ fn run_all(wanted: &[&'static str], options: &Options) -> Vec<Outcome> {
         let outcome = match *name {
             cni::NAME => cni::run(options),
             lab::NAME => lab::run(),
-            peers::NAME => peers::run(),
+            peers::NAME => peers::run(options.image.as_deref()),
             name => on_cluster(name, &mut cluster, options),
         };
         outcomes.push(outcome.unwrap_or_else(|error| Outcome::absent(name, &format!("{error:#}"))));

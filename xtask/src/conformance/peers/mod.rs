@@ -1,115 +1,135 @@
 //! Measurements, no verdict: Bowline, and in its place kube-proxy, CoreDNS and flannel, each on a new cluster of the same kind.
 //!
-//! Bowline is installed as its manifest says. The others run as processes of the nodes, without containers around them, which spares them
-//! what a container costs. Memory is the proportional set size, processor time what `/proc/PID/stat` counts.
+//! Both clusters stand at once and are measured in turn, in rounds, so that what else the machine does meets both alike. Bowline is installed
+//! as its manifest says. The others run as processes of the nodes, without containers around them, which spares them what a container costs.
+//! Memory is the proportional set size, processor time what `/proc/PID/stat` counts.
 
+mod figures;
 mod others;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::outcome::{Case, Figure, Outcome};
 use super::place::{self, Cluster};
+use figures::{Round, Sample};
 
 pub(crate) const NAME: &str = "peers";
 
-/// The clusters that this makes and takes down, one after the other.
-const CLUSTER: &str = "conf-peers";
+/// How often both are measured.
+const ROUNDS: usize = 5;
 
-/// Pods that are started, one after the other.
-const PODS: usize = 20;
+/// Pods that are started on each side in a round, one after the other.
+const PODS: usize = 5;
 
-/// How long the network is left alone to see what it costs at rest.
-const REST: Duration = Duration::from_secs(60);
+/// How long both are left alone in a round to see what they cost at rest.
+const REST: Duration = Duration::from_secs(20);
 
-/// What stands on a cluster: its name, how it is put there, and the command lines by which its processes are known.
+/// What stands on a cluster: its name, the cluster's, how it is put there, and the command lines by which its processes are known.
 struct Side {
     name: &'static str,
-    install: fn(&Cluster) -> Result<()>,
+    cluster: &'static str,
+    install: fn(&Cluster, Option<&Path>) -> Result<()>,
     processes: &'static [&'static str],
 }
 
 const SIDES: [Side; 2] = [
-    Side { name: "Bowline", install: install_bowline, processes: &["bowline agent", "bowline dns"] },
-    Side { name: "kube-proxy, CoreDNS, flannel", install: others::install, processes: &["kube-proxy", "coredns", "flanneld"] },
+    Side { name: "Bowline", cluster: "conf-peers", install: install_bowline, processes: &["bowline agent", "bowline dns"] },
+    Side { name: "others", cluster: "conf-others", install: others::install, processes: &["kube-proxy", "coredns", "flanneld"] },
 ];
 
 /// Measures both.
-pub(crate) fn run() -> Result<Outcome> {
+pub(crate) fn run(image: Option<&Path>) -> Result<Outcome> {
     let begun = Instant::now();
     let mut outcome = Outcome { suite: NAME.into(), ..Outcome::default() };
-    for side in &SIDES {
-        let since = Instant::now();
-        let name = format!("{} is measured", side.name);
-        outcome.cases.push(match side.measure() {
-            Ok(figures) => {
-                outcome.figures.extend(figures);
-                Case::passed(name, since.elapsed())
-            }
-            Err(error) => Case::failed(name, format!("{error:#}"), since.elapsed()),
-        });
-    }
+    let mut clusters = Vec::new();
+    let measured = measure(image, &mut clusters);
+    clusters.into_iter().for_each(Cluster::leave);
+    outcome.cases.push(match measured {
+        Ok(figures) => {
+            outcome.figures = figures;
+            Case::passed("both are measured", begun.elapsed())
+        }
+        Err(error) => Case::failed("both are measured", format!("{error:#}"), begun.elapsed()),
+    });
     outcome.seconds = begun.elapsed().as_secs_f64();
     Ok(outcome)
 }
 
-fn install_bowline(cluster: &Cluster) -> Result<()> {
-    place::run(place::chore().args(["cluster", "install", "--name", &cluster.name]), Duration::from_secs(900)).map(drop)
+fn measure(image: Option<&Path>, clusters: &mut Vec<Cluster>) -> Result<Vec<Figure>> {
+    for side in &SIDES {
+        clusters.push(Cluster::find_or_make(side.cluster, &["--kubernetes-only"])?);
+    }
+    let stands: Vec<(&Side, &Cluster)> = SIDES.iter().zip(clusters.iter()).collect();
+    let mut ready = Vec::new();
+    for (side, cluster) in &stands {
+        let begun = Instant::now();
+        (side.install)(cluster, image).and_then(|()| wait_for_names(cluster)).with_context(|| side.name)?;
+        ready.push(begun.elapsed());
+        eprintln!("peers: {} answers names after {:.1} s", side.name, begun.elapsed().as_secs_f64());
+    }
+    let rounds = (0..ROUNDS).map(|number| round(&stands, number)).collect::<Result<Vec<_>>>()?;
+    Ok(figures::of(SIDES.each_ref().map(|side| side.name), &ready, &rounds))
+}
+
+/// Leaves both alone for a while, then starts pods on one and the other in turn.
+fn round(stands: &[(&Side, &Cluster)], number: usize) -> Result<Round> {
+    let usage = || stands.iter().map(|(side, cluster)| side.usage(cluster)).collect::<Result<Vec<_>>>();
+    let at_rest = usage()?;
+    std::thread::sleep(REST);
+    let rested = usage()?;
+    let mut starts = vec![Vec::new(); stands.len()];
+    for pod in 0..PODS {
+        // Who comes second finds the caches warm, so nobody always does.
+        let mut turns: Vec<_> = stands.iter().zip(&mut starts).collect();
+        if (number + pod) % 2 == 1 {
+            turns.reverse();
+        }
+        for ((side, cluster), starts) in turns {
+            starts.push(start_pod(cluster, pod).with_context(|| side.name)?);
+        }
+    }
+    let worked = usage()?;
+    for (_, cluster) in stands {
+        remove_pods(cluster)?;
+    }
+    let load = std::fs::read_to_string("/proc/loadavg")?.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default();
+    eprintln!("peers: round {} of {ROUNDS}, load {load}", number + 1);
+    let samples = at_rest.iter().zip(rested.iter()).zip(worked).zip(starts);
+    let samples = samples.map(|(((at_rest, rested), worked), mut starts)| {
+        starts.sort();
+        Sample {
+            rest_ms: rested.cpu_ms.saturating_sub(at_rest.cpu_ms),
+            work_ms: worked.cpu_ms.saturating_sub(rested.cpu_ms),
+            starts,
+            usage: worked,
+        }
+    });
+    Ok(Round { load, sides: samples.collect() })
+}
+
+fn install_bowline(cluster: &Cluster, image: Option<&Path>) -> Result<()> {
+    let mut install = place::chore();
+    install.args(["cluster", "install", "--name", &cluster.name]);
+    if let Some(image) = image {
+        install.arg("--image").arg(image);
+    }
+    place::run(&mut install, Duration::from_secs(900)).map(drop)
 }
 
 impl Side {
-    fn measure(&self) -> Result<Vec<Figure>> {
-        let cluster = Cluster::find_or_make(CLUSTER, &["--kubernetes-only"])?;
-        let measured = self.measure_on(&cluster);
-        cluster.leave();
-        measured
-    }
-
-    fn measure_on(&self, cluster: &Cluster) -> Result<Vec<Figure>> {
-        let begun = Instant::now();
-        (self.install)(cluster)?;
-        wait_for_names(cluster)?;
-        let ready = begun.elapsed();
-        let at_rest = self.usage(cluster)?;
-        std::thread::sleep(REST);
-        let rested = self.usage(cluster)?;
-        let mut starts = (0..PODS).map(|number| start_pod(cluster, number)).collect::<Result<Vec<_>>>()?;
-        let worked = self.usage(cluster)?;
-        remove_pods(cluster)?;
-        starts.sort();
-        let percent = |index: usize| starts.get(index).copied().unwrap_or_default().as_secs_f64();
-        let figure = |what: &str, value: String| Figure { what: format!("{}: {what}", self.name), value };
-        let mut figures = vec![
-            figure("from installing to nodes Ready and names answered", format!("{:.1} s", ready.as_secs_f64())),
-            figure(
-                "a pod from creation to Ready, median and slowest",
-                format!("{:.2} s, {:.2} s of {PODS}", percent(PODS / 2), percent(PODS - 1)),
-            ),
-            figure("processor at rest, both nodes", format!("{} ms in {} s", rested.cpu_ms.saturating_sub(at_rest.cpu_ms), REST.as_secs())),
-            figure("processor for the pods' start, both nodes", format!("{} ms", worked.cpu_ms.saturating_sub(rested.cpu_ms))),
-            figure("memory, both nodes", megabytes(worked.bytes)),
-        ];
-        for (process, bytes) in &worked.each {
-            figures.push(figure(&format!("memory of {process}"), megabytes(*bytes)));
-        }
-        Ok(figures)
-    }
-
     /// Sums over the processes of all nodes: they share one process namespace.
     fn usage(&self, cluster: &Cluster) -> Result<Usage> {
         let script = "for p in /proc/[0-9]*; do c=$(tr '\\0' ' ' <$p/cmdline 2>/dev/null) || continue; [ -n \"$c\" ] || continue; \
                       m=$(sed -n 's/^Pss: *\\([0-9]*\\) kB/\\1/p' $p/smaps_rollup 2>/dev/null) || continue; \
                       echo \"$m $(cut -d')' -f2- $p/stat 2>/dev/null | cut -d' ' -f13,14) $c\"; done";
-        let text = cluster.node("n1", &["sh", "-c", script], Duration::from_secs(60))?;
+        let text = cluster.node("n1", &["sh", "-c", script], Duration::from_secs(120))?;
         let usage = Usage::read(&text, self.processes);
         anyhow::ensure!(usage.bytes > 0, "none of {} runs", self.processes.join(", "));
         Ok(usage)
     }
-}
-
-fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 /// What processes take.

@@ -29,7 +29,7 @@ struct Machine {
 }
 
 /// Starts all three on every node.
-pub(super) fn install(cluster: &Cluster) -> Result<()> {
+pub(super) fn install(cluster: &Cluster, _image: Option<&Path>) -> Result<()> {
     let machines = machines(cluster)?;
     let server = machines.iter().find(|machine| machine.name == "n1").and_then(|machine| machine.addresses.first()).context("no n1")?;
     let programs =
@@ -64,10 +64,10 @@ fn start(cluster: &Cluster, machine: &Machine, server: &str, programs: &[std::pa
     let [proxy, coredns, flanneld] = programs else { anyhow::bail!("three programs were asked for") };
     // The kubeconfig of this machine names a relay on its loopback; a node asks the server itself.
     let kubeconfig = std::fs::read_to_string(&cluster.kubeconfig).with_context(|| cluster.kubeconfig.display().to_string())?;
-    let here =
-        |line: &str| if line.trim_start().starts_with("server:") { format!("    server: https://{server}:6443") } else { line.to_owned() };
-    let kubeconfig: String = kubeconfig.lines().map(|line| here(line) + "\n").collect();
-    write(cluster, machine, "/run/peers/kubeconfig", &kubeconfig)?;
+    let mut kubeconfig: Value = serde_json::from_str(&kubeconfig).context("the kubeconfig")?;
+    *kubeconfig.pointer_mut("/clusters/0/cluster/server").context("the kubeconfig names no server")? =
+        format!("https://{server}:6443").into();
+    write(cluster, machine, "/run/peers/kubeconfig", &kubeconfig.to_string())?;
     write(cluster, machine, "/run/peers/Corefile", COREFILE)?;
     write(cluster, machine, "/run/peers/net-conf.json", NETWORK)?;
     let at = |path: &Path| path.display().to_string();
