@@ -152,6 +152,8 @@ pub struct Reconciler<D: Driver> {
     /// Ours, in the kernel as far as is known, and not wanted.
     leftover: BTreeSet<D::Key>,
     backoff: BTreeMap<D::Key, Backoff>,
+    /// Why the keys in `backoff` failed, when they last did.
+    errors: BTreeMap<D::Key, String>,
     removal_allowed: bool,
     /// The shadow cannot be believed: nothing was read back yet, or something failed since.
     doubtful: bool,
@@ -168,6 +170,7 @@ impl<D: Driver> Reconciler<D> {
             dirty: BTreeSet::new(),
             leftover: BTreeSet::new(),
             backoff: BTreeMap::new(),
+            errors: BTreeMap::new(),
             removal_allowed: false,
             doubtful: true,
             unreadable: None,
@@ -187,6 +190,11 @@ impl<D: Driver> Reconciler<D> {
     /// Keys that are wanted and not known to be so in the kernel.
     pub fn dirty(&self) -> &BTreeSet<D::Key> {
         &self.dirty
+    }
+
+    /// What failed when it was last tried, with the reason, and waits to be tried again.
+    pub fn failing(&self) -> impl Iterator<Item = (&D::Key, &str)> {
+        self.errors.iter().filter(|(key, _)| self.backoff.contains_key(*key)).map(|(key, error)| (key, error.as_str()))
     }
 
     /// Changes what is wanted. Nothing is written before the next sync.
@@ -292,7 +300,10 @@ impl<D: Driver> Reconciler<D> {
             let backoff = Backoff::after(self.backoff.get(&failure.key).copied(), now_ms);
             tracing::debug!(key = ?failure.key, error = %failure.error, due_ms = backoff.due_ms, "not applied");
             self.backoff.insert(failure.key.clone(), backoff);
+            self.errors.insert(failure.key.clone(), failure.error.clone());
         }
+        let backoff = &self.backoff;
+        self.errors.retain(|key, _| backoff.contains_key(key));
         self.doubtful |= !outcome.failed.is_empty() || outcome.disturbed;
         report.failed.extend(outcome.failed);
         outcome.disturbed

@@ -279,10 +279,11 @@ impl Applier {
     fn tell(&mut self, looked: Looked<'_>, before: u64) {
         let Looked { rules, sockets, routes, full } = looked;
         let mut problems = self.lowering_problems.clone();
-        problems.extend(rules.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
-        problems.extend(sockets.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
+        // Of this sync, and those of before that wait to be tried again.
+        problems.extend(self.nft.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
+        problems.extend(self.sockets.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
         problems.extend(self.sockets.problem());
-        problems.extend(routes.failed.iter().map(|f| refused(format!("{:?}", f.key), &f.error)));
+        problems.extend(self.net.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
         for error in [&rules.read_error, &sockets.read_error, &routes.read_error].into_iter().flatten() {
             problems.push(refused("reading back".to_owned(), error));
         }

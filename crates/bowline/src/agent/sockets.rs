@@ -133,6 +133,11 @@ impl Sockets {
         }
     }
 
+    /// What the kernel did not take, with the reason.
+    pub(crate) fn failing(&self) -> impl Iterator<Item = (&SocketKey, &str)> {
+        self.used.iter().flat_map(|used| used.maps.failing())
+    }
+
     /// When to look again.
     pub(crate) fn next_retry_ms(&self, now_ms: u64) -> Option<u64> {
         let maps = self.used.as_ref().and_then(|used| used.maps.next_retry_ms());

@@ -68,9 +68,13 @@ fn a_key_that_fails_waits_longer_each_time_and_the_rest_goes_on() {
     }
     assert_eq!(waits[..4], [100, 200, 400, 800]);
     assert_eq!(waits[11], 30_000);
+    assert!(reconciler.sync(SyncMode::Shadow, now - 1).failed.is_empty(), "not before it is due");
+    let failing = |reconciler: &Reconciler<Kernel>| reconciler.failing().map(|(key, error)| (*key, error.to_owned())).collect::<Vec<_>>();
+    assert!(matches!(failing(&reconciler).as_slice(), [(1, error)] if error.contains("injected")), "it is told of while it waits");
     assert_eq!(kernel.objects(), map(&[(2, 2)]));
     reconciler.want(Delta { set: map(&[(1, 9)]), remove: BTreeSet::new() });
     assert_eq!(reconciler.next_retry_ms(), None, "another value is tried at once");
+    assert!(failing(&reconciler).is_empty());
 }
 
 #[test]
