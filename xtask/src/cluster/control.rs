@@ -18,9 +18,15 @@ pub(crate) struct Stand {
     pub(crate) data: PathBuf,
 }
 
-/// The four components, in the order in which they are started.
-pub(crate) fn components(place: &Place, plan: &Plan, stand: &Stand) -> Vec<Component> {
-    vec![etcd(place, plan, &stand.data), server(place, plan, stand.bind), controllers(place, plan), scheduler(place, plan)]
+/// What answers the API, in the order in which it is started.
+pub(crate) fn api(place: &Place, plan: &Plan, stand: &Stand) -> [Component; 2] {
+    [etcd(place, plan, &stand.data), server(place, plan, stand.bind)]
+}
+
+/// What works by way of the API. To be started once the server is ready: the controller manager ends when the server has not let it in
+/// within ten seconds, which on a busy machine is less than the server takes to give out the first rights.
+pub(crate) fn workers(place: &Place, plan: &Plan) -> [Component; 2] {
+    [controllers(place, plan), scheduler(place, plan)]
 }
 
 fn flags<const N: usize>(pairs: [(&str, String); N]) -> Vec<String> {
@@ -140,12 +146,13 @@ mod tests {
     fn server_and_controllers_agree_on_the_networks() {
         let place = Place::of("x").unwrap();
         let plan = Plan::of_nodes(2, &[], &[], "30000-32767").unwrap();
-        let all = components(&place, &plan, &Stand { bind: "::", data: PathBuf::from("/var/lib/etcd") });
-        let names: Vec<&str> = all.iter().map(|component| component.name.as_str()).collect();
+        let [store, server] = api(&place, &plan, &Stand { bind: "::", data: PathBuf::from("/var/lib/etcd") });
+        let [controllers, scheduler] = workers(&place, &plan);
+        let names = [&store, &server, &controllers, &scheduler].map(|component| component.name.as_str());
         assert_eq!(names, ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]);
         let services = "--service-cluster-ip-range=10.43.0.0/16,fd43::/112".to_owned();
-        assert!(all[1].arguments.contains(&services) && all[2].arguments.contains(&services));
-        assert!(all[1].arguments.contains(&"--authorization-mode=Node,RBAC".to_owned()));
-        assert!(all[2].arguments.contains(&"--cluster-cidr=10.42.0.0/16,fd42::/56".to_owned()));
+        assert!(server.arguments.contains(&services) && controllers.arguments.contains(&services));
+        assert!(server.arguments.contains(&"--authorization-mode=Node,RBAC".to_owned()));
+        assert!(controllers.arguments.contains(&"--cluster-cidr=10.42.0.0/16,fd42::/56".to_owned()));
     }
 }

@@ -163,7 +163,7 @@ fn by_hand(found: &Found<'_>, listener: OwnedFd, step: &mut &'static str) -> Res
     let first = plan.nodes.first().context("a cluster of no nodes")?;
     let stand = Stand { bind: "::", data: "/var/lib/etcd/data".into() };
     let mut started = Vec::new();
-    for component in control::components(place, plan, &stand) {
+    for component in control::api(place, plan, &stand) {
         started.push(component.name.clone());
         component::start_in_node(lab, place, &first.name, &component)?;
     }
@@ -175,6 +175,10 @@ fn by_hand(found: &Found<'_>, listener: OwnedFd, step: &mut &'static str) -> Res
     relay::start(lab, place, &first.name, listener, plan.ports.server)?;
     let kubectl = Kubectl::of(place);
     wait_for_server(place, &kubectl, &started)?;
+    for component in control::workers(place, plan) {
+        started.push(component.name.clone());
+        component::start_in_node(lab, place, &first.name, &component)?;
+    }
     screen.good("control", "etcd, API server, controllers, scheduler");
 
     *step = "images";
@@ -254,13 +258,14 @@ fn alone(args: &UpArgs, place: &Place, screen: &Screen) -> Result<Plan> {
     pki::make(place, &plan, &url)?;
     let mut record = Record { plan: plan.clone(), binary: None, sessions: Vec::new(), complete: false };
     let stand = Stand { bind: "127.0.0.1", data: place.directory().join("etcd") };
-    let components: Vec<Component> = control::components(place, &plan, &stand);
-    for component in &components {
+    let start = |component: &Component, record: &mut Record| -> Result<()> {
         record.sessions.push(component::start_session(place, component)?);
-        record.write(place)?;
-    }
-    let started: Vec<String> = components.into_iter().map(|component| component.name).collect();
-    wait_for_server(place, &Kubectl::of(place), &started)?;
+        record.write(place)
+    };
+    let api = control::api(place, &plan, &stand);
+    api.iter().try_for_each(|component| start(component, &mut record))?;
+    wait_for_server(place, &Kubectl::of(place), &api.map(|component| component.name))?;
+    control::workers(place, &plan).iter().try_for_each(|component| start(component, &mut record))?;
     record.complete = true;
     record.write(place)?;
     screen.good("control", &format!("etcd, API server, controllers, scheduler at {url}"));

@@ -139,6 +139,10 @@ impl Setup {
         self
     }
 
+    pub(crate) fn is_ebpf(&self) -> bool {
+        self.extra.iter().any(|f| f == "ebpf")
+    }
+
     pub(crate) fn is_direct(&self) -> bool {
         self.extra.iter().any(|f| f == "--direct-routing")
     }

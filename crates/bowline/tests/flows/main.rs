@@ -1,7 +1,7 @@
-//! The tables of packet flows with real packets: who answers whom, and what is refused or dropped, in both families.
+//! The tables of packet flows with real packets: who answers whom, and what is refused or dropped, in both families and both service modes.
 //!
-//! `BOWLINE_SERVICE_MODE` is the agents' `serviceMode`, if another than the lab's own is to be tried. Words select checks by name.
-#![allow(clippy::disallowed_methods, reason = "a test runner starts processes, keeps their time and reads its environment")]
+//! Words select checks by name.
+#![allow(clippy::disallowed_methods, reason = "a test runner starts processes and keeps their time")]
 #![allow(clippy::indexing_slicing, reason = "a missing JSON field is null, and a test may fail loudly")]
 
 mod asked;
@@ -35,6 +35,14 @@ const GROUPS: &[Group] = &[
     Group {
         setup: Some(setup),
         rows: &[Row { name: "narrow", title: "node ports on some addresses only", check: |bench| table(bench, NARROW) }],
+    },
+    Group {
+        setup: Some(|| setup().ebpf()),
+        rows: &[Row { name: "services-ebpf", title: "the table of services, at the socket", check: |bench| table(bench, SERVICES) }],
+    },
+    Group {
+        setup: Some(|| setup().ebpf()),
+        rows: &[Row { name: "narrow-ebpf", title: "the same of some addresses only", check: |bench| table(bench, NARROW) }],
     },
 ];
 

@@ -112,7 +112,7 @@ impl<'a> Staged<'a> {
     }
 }
 
-/// Brings the table's settings, and the mode that the environment names, to the agents.
+/// Brings the table's settings to the agents.
 fn set_agents(lab: &Lab, table: &Table) -> Result<()> {
     let mut lines: Vec<String> = table
         .settings
@@ -120,9 +120,7 @@ fn set_agents(lab: &Lab, table: &Table) -> Result<()> {
         .map(|(key, networks)| format!("{key}: [{}]", networks.iter().map(|net| format!("\"{net}\"")).collect::<Vec<_>>().join(", ")))
         .collect();
     lines.push(String::new());
-    let mode = std::env::var("BOWLINE_SERVICE_MODE").ok().filter(|mode| mode.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-    let edit = mode.map(|mode| format!("sed -i 's/^serviceMode:.*/serviceMode: {mode}/' /etc/bowline/agent.yaml; ")).unwrap_or_default();
-    let script = format!("{edit}cat >> /etc/bowline/agent.yaml <<'END'\n{}END\n", lines.join("\n"));
+    let script = format!("cat >> /etc/bowline/agent.yaml <<'END'\n{}END\n", lines.join("\n"));
     for node in table.nodes.keys() {
         ensure!(lab.node(node, &["sh", "-c", &script])?.status.success(), "the settings of {node}");
         lab.agent("stop", node)?;
