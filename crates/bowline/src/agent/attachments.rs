@@ -54,6 +54,13 @@ impl Records {
         Ok(Records { directory })
     }
 
+    /// The namespaces of the records, for whoever only looks: changes nothing on the disk, where a record may be on its way.
+    pub(crate) fn namespaces(&self) -> Vec<String> {
+        let files = fs::read_dir(&self.directory).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+        let records = files.filter(|path| path.extension().is_some_and(|e| e == "json")).filter_map(|path| fs::read(path).ok());
+        records.filter_map(|bytes| serde_json::from_slice::<Record>(&bytes).ok()).map(|record| record.netns).collect()
+    }
+
     /// Everything that is written down.
     ///
     /// # Errors

@@ -212,8 +212,7 @@ fn start_sweeping(sweeper: Sweeper, records: Option<Records>, rung: Receiver<()>
     let node = NetNs::current();
     let work = move || {
         while rung.recv().is_ok() {
-            let loaded = records.as_ref().and_then(|records| records.load().ok()).map(|loaded| loaded.records).unwrap_or_default();
-            let pods = loaded.iter().filter_map(|record| NetNs::open(&record.netns).ok());
+            let pods = records.iter().flat_map(Records::namespaces).filter_map(|path| NetNs::open(path).ok());
             for namespace in node.iter().map(NetNs::try_clone).filter_map(Result::ok).chain(pods) {
                 match sweeper.sweep(&namespace) {
                     Ok(0) => {}
