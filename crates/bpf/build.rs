@@ -3,22 +3,32 @@
 #![allow(clippy::disallowed_methods, reason = "a build script runs a compiler and is told where by the environment")]
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[allow(unreachable_pub, reason = "the table is public in the library")]
 #[path = "src/layout.rs"]
 mod layout;
 
+/// The sources, each an object of its own.
+const PROGRAMS: [&str; 2] = ["sockets", "fastpath"];
+
 fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let here = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
-    let sources = here.join("c");
-    for watched in ["c/sockets.c", "c/abi.h", "src/layout.rs", "build.rs"] {
+    for watched in ["c/abi.h", "src/layout.rs", "build.rs"] {
         println!("cargo::rerun-if-changed={watched}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");
     std::fs::write(out.join("layout.h"), assertions()).expect("OUT_DIR can be written");
+    for program in PROGRAMS {
+        println!("cargo::rerun-if-changed=c/{program}.c");
+        compile(program, &here, &out);
+    }
+}
+
+/// Makes an object of `c/NAME.c` in the directory that cargo gives.
+fn compile(program: &str, here: &Path, out: &Path) {
     let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
     let multiarch = format!("/usr/include/{}-linux-gnu", std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default());
     let status = Command::new(&clang)
@@ -29,10 +39,10 @@ fn main() {
         .args(["-fdebug-compilation-dir", "."])
         .arg(format!("-I{multiarch}"))
         .arg("-I")
-        .arg(&out)
-        .arg(sources.join("sockets.c"))
+        .arg(out)
+        .arg(here.join("c").join(format!("{program}.c")))
         .arg("-o")
-        .arg(out.join("sockets.o"))
+        .arg(out.join(format!("{program}.o")))
         .status();
     match status {
         Ok(status) if status.success() => {}

@@ -49,4 +49,30 @@ struct peer_key {
 	__u32 zero;
 };
 
+/* A flow in one direction, as it enters this machine's stack. */
+struct carried_key {
+	struct address source;
+	struct address destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u32 link; /* index of the link by which it enters */
+	__u8 protocol;
+	__u8 zero[3];
+};
+
+/* How it leaves: what the stack made of the last packet of it that it was shown. */
+struct carried {
+	__u32 tie[3];    /* of the key: last words of the addresses, both ports; written first, read last */
+	__u32 link;      /* index of the link by which it leaves */
+	__u64 epoch;     /* in which the stack was asked */
+	__u64 judged_ns; /* when, by the coarse monotonic clock */
+	__u32 mtu;       /* of the link, in bytes */
+	__u8 to[6];      /* destination and source of the Ethernet header that it leaves with */
+	__u8 from[6];
+	__u8 station[6]; /* source of the Ethernet header that it enters with: the one to which replies leave */
+	__u8 peer;       /* the link is a pod's, and the packet goes to its other end */
+	__u8 confirmed;  /* the stack lets replies through, untranslated as well */
+	__u8 zero[8];
+};
+
 #include "layout.h"

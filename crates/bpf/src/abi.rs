@@ -16,6 +16,28 @@ pub const ENDPOINT: usize = 20;
 pub const PEER_KEY: usize = 32;
 /// Bytes of a [`LiveKey`].
 pub const LIVE_KEY: usize = 40;
+/// Bytes of `struct carried_key`, which only the programs write.
+pub const CARRIED_KEY: usize = 44;
+/// Bytes of `struct carried`.
+pub const CARRIED: usize = 64;
+
+/// What the fast path counts, in the order of its map `counts`; each a number of 64 bits for each processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Count {
+    /// Packets that were carried; a batch of segments is one.
+    Packets,
+    /// Bytes in them, with their Ethernet headers.
+    Bytes,
+    /// Flows that began to be carried, each direction by itself.
+    Confirmed,
+    /// Packets that were left to the stack because the link takes less.
+    TooBig,
+}
+
+impl Count {
+    /// All of them, each at its place in the map.
+    pub const ALL: [Count; 4] = [Count::Packets, Count::Bytes, Count::Confirmed, Count::TooBig];
+}
 
 /// What a frontend's key means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -236,7 +258,7 @@ mod tests {
 
     #[test]
     fn lengths_are_those_of_the_table() {
-        let lengths = [FRONTEND_KEY, FRONTEND, ENDPOINT_KEY, ENDPOINT, PEER_KEY, LIVE_KEY];
+        let lengths = [FRONTEND_KEY, FRONTEND, ENDPOINT_KEY, ENDPOINT, PEER_KEY, LIVE_KEY, CARRIED_KEY, CARRIED];
         assert_eq!(LAYOUTS.iter().map(|(_, size, _)| *size).collect::<Vec<_>>(), lengths);
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bowline_model::Delta;
 
 use crate::objects::ObjectDelta;
+use crate::objects::hooks::{HookKey, Side};
 use crate::objects::net::{NetKey, NetObject};
 use crate::objects::nft::{
     BaseChain, ChainKind, ChainSpec, ElementData, ElementSpec, Field, Hook, NftKey, NftObject, Rule, SetData, SetSpec, Verdict,
@@ -22,6 +23,7 @@ pub(crate) struct Objects {
     net: Vec<(NetKey, NetObject)>,
     nft: Vec<(NftKey, NftObject)>,
     sockets: Vec<(SocketKey, SocketValue)>,
+    hooks: Vec<(HookKey, Side)>,
 }
 
 impl Objects {
@@ -33,6 +35,11 @@ impl Objects {
     /// An element of a map of the socket hooks.
     pub(crate) fn socket(&mut self, key: SocketKey, value: SocketValue) {
         self.sockets.push((key, value));
+    }
+
+    /// A link with programs of the fast path.
+    pub(crate) fn hook(&mut self, link: Arc<str>, side: Side) {
+        self.hooks.push((HookKey(link), side));
     }
 
     /// A set or map.
@@ -92,6 +99,7 @@ impl Change {
             net: delta(self.old.net, self.new.net),
             nft: delta(self.old.nft, self.new.nft),
             sockets: delta(self.old.sockets, self.new.sockets),
+            hooks: delta(self.old.hooks, self.new.hooks),
         }
     }
 }

@@ -33,6 +33,8 @@ pub struct HostFacts {
     pub peer_macs: BTreeMap<NodeName, Dual<MacAddr>>,
     /// Programs of ours are at the socket hooks.
     pub socket_hooks: bool,
+    /// Programs of ours can be at links.
+    pub fast_path: bool,
 }
 
 impl HostFacts {

@@ -4,6 +4,7 @@
 //! `lower(empty, new)` is the full form. Nothing here reads the kernel, the clock or the environment.
 
 pub mod fabric;
+pub mod fastpath;
 pub mod interpret;
 pub mod masquerade;
 pub mod objects;
@@ -39,5 +40,6 @@ pub fn lower(old: &Intent, new: &Intent, host: &HostFacts) -> Checked<ObjectDelt
     service::ebpf::lower(old, new, host, &mut change);
     policy::nftables::lower(old, new, first, host, &mut change);
     masquerade::lower(old, new, first, host, &mut change);
+    fastpath::lower(old, new, first, host, &mut change);
     Checked { value: change.into_delta(), problems: fabric::problems(&new.routes, host) }
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bowline_dataplane::HostFacts;
+use bowline_dataplane::objects::hooks::HookKey;
 use bowline_dataplane::objects::net::NetKey;
 use bowline_dataplane::objects::nft::NftKey;
 use bowline_dataplane::objects::sockets::SocketKey;
@@ -20,6 +21,7 @@ use bowline_model::intent::Intent;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::fastpath::Fastpath;
 use super::host;
 use super::ledger::Ledger;
 use super::reap::Work;
@@ -46,6 +48,8 @@ pub(crate) struct Applied {
     pub(crate) rules_failed: bool,
     /// Services are translated at the socket where they can be.
     pub(crate) socket_hooks: bool,
+    /// Packets of pods are carried past the stack once it has let their connection through.
+    pub(crate) fast_path: bool,
     /// The tunnel is not there, or the kernel does not forward.
     pub(crate) fabric_failed: bool,
     /// Links of pods that are gone while connections of theirs may live on: their addresses are nobody's yet.
@@ -75,6 +79,7 @@ pub(crate) struct Applier {
     nft: Reconciler<NftDriver>,
     net: Reconciler<NetDriver>,
     sockets: Sockets,
+    fastpath: Fastpath,
     lowered: Arc<Intent>,
     /// The newest intent whose rules were all written: what it allows is all that is let through.
     reaped: Arc<Intent>,
@@ -111,6 +116,7 @@ struct Looked<'a> {
     rules: &'a SyncReport<NftKey>,
     sockets: &'a SyncReport<SocketKey>,
     routes: &'a SyncReport<NetKey>,
+    hooks: &'a SyncReport<HookKey>,
     /// The rules were read back.
     full: bool,
 }
@@ -144,7 +150,7 @@ impl Applier {
     /// When the kernel gives no netlink socket.
     pub(crate) fn open(
         iface: Option<String>,
-        sockets: Sockets,
+        (sockets, fastpath): (Sockets, Fastpath),
         applied: watch::Sender<Applied>,
         ledger: Arc<Ledger>,
     ) -> anyhow::Result<Applier> {
@@ -154,7 +160,8 @@ impl Applier {
             sockets,
             lowered: Arc::default(),
             reaped: Arc::default(),
-            reaper: Reaper::start(applied.clone())?,
+            reaper: Reaper::start(applied.clone(), fastpath.epoch())?,
+            fastpath,
             host: HostFacts::default(),
             iface,
             lowering_problems: Vec::new(),
@@ -182,8 +189,9 @@ impl Applier {
                 }
                 looks = Looks::SHADOW;
             }
-            let retries = [self.nft.next_retry_ms(), self.net.next_retry_ms(), self.sockets.next_retry_ms(self.now_ms()), hint_at];
-            let retry_at = retries.into_iter().flatten().min();
+            let hooks = [self.sockets.next_retry_ms(self.now_ms()), self.fastpath.next_retry_ms(self.now_ms())];
+            let retries = [self.nft.next_retry_ms(), self.net.next_retry_ms(), hint_at].into_iter().chain(hooks);
+            let retry_at = retries.flatten().min();
             let until = retry_at.map_or(read_back_at, |at| at.min(read_back_at));
             let pause = Duration::from_millis(until.saturating_sub(self.now_ms()));
             let woken = runtime.block_on(async {
@@ -209,19 +217,27 @@ impl Applier {
         }
     }
 
-    /// Looks after the socket hooks; says whether that was all there was to do.
+    /// Looks after the programs at sockets and links; says whether that was all there was to do.
     fn nothing_but_hooks_to_look_at(&mut self, intent: &Arc<Intent>) -> bool {
         let waits = self.nft.next_retry_ms().or(self.net.next_retry_ms()).is_some();
-        if waits || !Arc::ptr_eq(&self.lowered, intent) || self.host.socket_hooks != self.sockets.are_used() {
+        let programs = (self.host.socket_hooks, self.host.fast_path) != (self.sockets.are_used(), self.fastpath.is_used());
+        if waits || programs || !Arc::ptr_eq(&self.lowered, intent) {
             return false;
         }
         let before = self.now_us();
-        let report = self.sockets.sync(SyncMode::Shadow, self.now_ms());
-        if report.written + report.removed > 0 || !report.is_clean() {
+        let sockets = self.sockets.sync(SyncMode::Shadow, self.now_ms());
+        let hooks = self.sync_hooks(SyncMode::Shadow);
+        let quiet = sockets.written + sockets.removed + hooks.written + hooks.removed == 0;
+        if !quiet || !sockets.is_clean() || !hooks.is_clean() {
             let (rules, routes) = (SyncReport::default(), SyncReport::default());
-            self.tell(Looked { rules: &rules, sockets: &report, routes: &routes, full: false }, before);
+            self.tell(Looked { rules: &rules, sockets: &sockets, routes: &routes, hooks: &hooks, full: false }, before);
         }
         true
+    }
+
+    fn sync_hooks(&mut self, how: SyncMode) -> SyncReport<HookKey> {
+        let now = self.now_ms();
+        self.fastpath.sync(how, now, |key| self.net.dirty().contains(key))
     }
 
     fn turn(&mut self, intent: &Arc<Intent>, looks: Looks) {
@@ -234,6 +250,11 @@ impl Applier {
         let sockets = self.sockets.sync(looks.nft, now);
         // Links and routes after the rules that guard them.
         let routes = self.net.sync(looks.net, now);
+        // What went another way, or might, is to be asked for again.
+        if routes.written + routes.removed > 0 || looks.net == SyncMode::Full {
+            self.fastpath.forget();
+        }
+        let hooks = self.sync_hooks(looks.net);
         let old = std::mem::replace(&mut self.lowered, intent.clone());
         let repaired = old.revision == intent.revision && rules.written + rules.removed > 0;
         // What is cut before its rules are there would come up again by those of before.
@@ -241,7 +262,8 @@ impl Applier {
         if rules.is_clean() {
             self.reaped = intent.clone();
         }
-        self.tell(Looked { rules: &rules, sockets: &sockets, routes: &routes, full: looks.nft == SyncMode::Full }, before);
+        let full = looks.nft == SyncMode::Full;
+        self.tell(Looked { rules: &rules, sockets: &sockets, routes: &routes, hooks: &hooks, full }, before);
     }
 
     /// Turns the intent into wanted objects: the difference, or everything anew where the host itself has changed.
@@ -252,7 +274,7 @@ impl Applier {
         } else {
             self.host.clone()
         };
-        let host = HostFacts { socket_hooks: self.sockets.are_used(), ..host };
+        let host = HostFacts { socket_hooks: self.sockets.are_used(), fast_path: self.fastpath.is_used(), ..host };
         let lowered = if host == self.host {
             bowline_dataplane::lower(&self.lowered, intent, &host)
         } else {
@@ -264,12 +286,15 @@ impl Applier {
             delta.value.net = bowline_model::Delta::between(self.net.wanted(), &net);
             let sockets = delta.value.sockets.set;
             delta.value.sockets = bowline_model::Delta::between(self.sockets.wanted(), &sockets);
+            let hooks = delta.value.hooks.set;
+            delta.value.hooks = bowline_model::Delta::between(self.fastpath.wanted(), &hooks);
             self.host = host;
             delta
         };
         self.nft.want(lowered.value.nft);
         self.net.want(lowered.value.net);
         self.sockets.want(lowered.value.sockets);
+        self.fastpath.want(lowered.value.hooks);
         self.nft.allow_removal();
         self.net.allow_removal();
         self.lowering_problems = lowered.problems;
@@ -277,18 +302,21 @@ impl Applier {
     }
 
     fn tell(&mut self, looked: Looked<'_>, before: u64) {
-        let Looked { rules, sockets, routes, full } = looked;
+        let Looked { rules, sockets, routes, hooks, full } = looked;
         let mut problems = self.lowering_problems.clone();
         // Of this sync, and those of before that wait to be tried again.
         problems.extend(self.nft.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
         problems.extend(self.sockets.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
         problems.extend(self.sockets.problem());
+        problems.extend(self.fastpath.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
+        problems.extend(self.fastpath.problem());
         problems.extend(self.net.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
-        for error in [&rules.read_error, &sockets.read_error, &routes.read_error].into_iter().flatten() {
+        for error in [&rules.read_error, &sockets.read_error, &routes.read_error, &hooks.read_error].into_iter().flatten() {
             problems.push(refused("reading back".to_owned(), error));
         }
         let unique: BTreeSet<Problem> = problems.into_iter().collect();
         let written = rules.written + rules.removed + sockets.written + sockets.removed + routes.written + routes.removed;
+        let written = written + hooks.written + hooks.removed;
         let took = self.now_us().saturating_sub(before);
         if written > 0 {
             tracing::debug!(revision = self.lowered.revision, written, elapsed_us = took, "kernel made equal");
@@ -299,11 +327,12 @@ impl Applier {
         let (revision, took_time) = (self.lowered.revision, Duration::from_micros(took));
         self.ledger.synced(bowline_kubeproxy::Sync { revision, took: took_time, full, good: !rules_failed });
         let pod_mtu_bytes = bowline_dataplane::pod::mtu(&self.lowered.routes, &self.host);
-        let socket_hooks = self.sockets.are_used();
+        let (socket_hooks, fast_path) = (self.sockets.are_used(), self.fastpath.is_used());
         self.applied.send_modify(|applied| {
             applied.intent = self.lowered.clone();
             applied.pod_mtu_bytes = pod_mtu_bytes;
             applied.socket_hooks = socket_hooks;
+            applied.fast_path = fast_path;
             applied.uncut = self.reaper.uncut();
             applied.problems = Arc::new(unique.into_iter().collect());
             applied.rules_failed = rules_failed;

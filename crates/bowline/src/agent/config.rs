@@ -26,6 +26,8 @@ Keys of the settings file (YAML); an unknown key is an error:
   backend             {type: vxlan, vni: 1, port: 8472, directRouting: false} or {type: host-gw}
   serviceMode         nftables, or ebpf: what the node's and its pods' own programs connect to is translated at the socket, the rest by
                       nftables; where the kernel lacks something, nftables alone
+  fastPath            with serviceMode ebpf: packets of TCP and UDP between pods pass the node without its stack once that has let their
+                      connection through; false keeps them all there (true)
   clusterCIDRs        list of the networks that pods have addresses in
   serviceCIDRs        list of the service networks, beside those that ServiceCIDR objects name
   nodePortAddresses   list of networks whose addresses of the node take NodePort traffic, or the word primary: the node's first
@@ -148,6 +150,7 @@ struct FileConfig {
     api_servers: Vec<String>,
     backend: Option<BackendConf>,
     service_mode: Option<ServiceMode>,
+    fast_path: Option<bool>,
     kube_proxy_config: Option<PathBuf>,
     healthz_bind_address: Option<String>,
     metrics_bind_address: Option<String>,
@@ -187,6 +190,8 @@ pub(crate) struct AgentConfig {
     pub(crate) backend: BackendConf,
     /// How services are served.
     pub(crate) service_mode: ServiceMode,
+    /// Whether packets of pods may pass the node without its stack.
+    pub(crate) fast_path: bool,
     /// All pod networks.
     pub(crate) cluster_cidrs: Vec<IpNet>,
     /// Service networks.
@@ -275,6 +280,7 @@ impl AgentConfig {
             api_servers: servers(if args.api_servers.is_empty() { file.api_servers } else { args.api_servers.clone() })?,
             backend,
             service_mode,
+            fast_path: file.fast_path.unwrap_or(true),
             cluster_cidrs: first([args.cluster_cidrs.clone(), file.cluster_cidrs, below_cidrs]),
             service_cidrs: first([args.service_cidrs.clone(), file.service_cidrs, Vec::new()]),
             node_port_addresses,

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::fastpath;
 use super::http::{self, Answer};
 use super::status::Teller;
 use super::until;
@@ -65,5 +66,8 @@ pub(crate) fn metrics(teller: &Teller, page: &mut Page) {
     page.single("bowline_applied_revision", "gauge", "Revision of the intent that is in the kernel.", status.applied_revision);
     page.single("bowline_kernel_writes_total", "counter", "Kernel objects written or removed since the start.", status.written_total);
     page.single("bowline_apply_last_seconds", "gauge", "Time of the last change from intent to kernel.", status.last_us as f64 / 1e6);
+    if let Some(tally) = &teller.tally {
+        fastpath::metrics(tally, page);
+    }
     page.single("bowline_pods", "gauge", "Pods attached to this node.", status.pods);
 }

@@ -10,6 +10,7 @@ mod cni_server;
 mod config;
 #[cfg(test)]
 mod deployed;
+mod fastpath;
 mod front;
 mod health;
 mod host;
@@ -35,6 +36,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use bowline_compile::world::Settings;
 use bowline_dns::FeedServer;
+use bowline_kernel::bpf::Tally;
 use bowline_kernel::watch::ForeignChanges;
 use bowline_model::Problem;
 use bowline_model::intent::dns::DnsIntent;
@@ -85,7 +87,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     tasks.spawn(until(stop.clone(), turn.run()));
     tasks.spawn(service_health::serve(applied.clone(), stop.clone()));
 
-    let kernel = start_kernel_thread(&config, applied_to, published.clone(), ledger.clone(), &stop)?;
+    let (kernel, tally) = start_kernel_thread(&config, applied_to, published.clone(), ledger.clone(), &stop)?;
     let teller = Teller {
         node: config.node_name.clone(),
         backend: config.backend.clone(),
@@ -93,6 +95,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         published,
         applied,
         house: Arc::default(),
+        tally,
         started,
     };
     let status_socket = listen(&config.run_dir.join("agent.sock"))?;
@@ -211,14 +214,16 @@ fn start_kernel_thread(
     published: watch::Receiver<Published>,
     ledger: Arc<Ledger>,
     stop: &CancellationToken,
-) -> anyhow::Result<std::thread::JoinHandle<()>> {
+) -> anyhow::Result<(std::thread::JoinHandle<()>, Option<Arc<Tally>>)> {
     let foreign = Arc::<Foreign>::default();
     let sockets = sockets::Sockets::open(config);
-    let mut applier = Applier::open(config.iface.clone(), sockets, applied, ledger).context("netlink")?;
+    let fastpath = fastpath::Fastpath::open(config);
+    let tally = fastpath.tally();
+    let mut applier = Applier::open(config.iface.clone(), (sockets, fastpath), applied, ledger).context("netlink")?;
     listen_to_kernel(foreign.clone(), &applier.own_ports(), stop.clone())?;
     let wakes = Wakes { published, foreign, stop: stop.clone() };
     let runtime = tokio::runtime::Handle::current();
-    Ok(std::thread::Builder::new().name("kernel".into()).spawn(move || applier.run(&runtime, wakes))?)
+    Ok((std::thread::Builder::new().name("kernel".into()).spawn(move || applier.run(&runtime, wakes))?, tally))
 }
 
 /// Feeds the DNS process, from the first names on.

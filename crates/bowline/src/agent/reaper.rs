@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bowline_kernel::bpf::Epoch;
 use bowline_kernel::conntrack::ConntrackError;
 use bowline_model::intent::Intent;
 use tokio::sync::watch;
@@ -85,12 +86,19 @@ impl Shared {
 }
 
 impl Reaper {
-    /// Starts the thread in the network namespace of the caller. Who looks at `applied` is told of pods that are done with.
+    /// Starts the thread in the network namespace of the caller. Who looks at `applied` is told of pods that are done with. After each cut
+    /// another epoch begins, so that the fast path carries nothing that connection tracking knows no longer.
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub(super) fn start(applied: watch::Sender<Applied>) -> io::Result<Reaper> {
-        Reaper::start_with(applied, |work, newest| work.cut(newest))
+    pub(super) fn start(applied: watch::Sender<Applied>, epoch: Epoch) -> io::Result<Reaper> {
+        Reaper::start_with(applied, move |work, newest| {
+            let cut = work.cut(newest);
+            if let Err(error) = epoch.advance() {
+                tracing::warn!(%error, "the fast path cannot be told of a change");
+            }
+            cut
+        })
     }
 
     fn start_with<C>(applied: watch::Sender<Applied>, mut cut: C) -> io::Result<Reaper>

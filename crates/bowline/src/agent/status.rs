@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bowline_kernel::bpf::Tally;
 use bowline_model::Problem;
 use bowline_model::intent::routes::BackendConf;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,9 @@ pub(crate) struct NodeStatus {
     pub(crate) backend: String,
     /// How services are to be served.
     pub(crate) mode: String,
+    /// Packets of pods are carried past the stack.
+    #[serde(default)]
+    pub(crate) fast_path: bool,
     /// Pods attached to the node.
     pub(crate) pods: usize,
     /// Every input has been listed once and is in the kernel.
@@ -131,6 +135,8 @@ pub(crate) struct Teller {
     pub(crate) applied: watch::Receiver<Applied>,
     /// From the agent's other tasks.
     pub(crate) house: Arc<House>,
+    /// What the fast path has counted, where there is one.
+    pub(crate) tally: Option<Arc<Tally>>,
     /// When the agent started.
     pub(crate) started: std::time::Instant,
 }
@@ -161,6 +167,7 @@ impl Teller {
             state: state.into(),
             backend: backend_word(&self.backend).into(),
             mode: mode_in_force(self.mode, &applied).word().into(),
+            fast_path: applied.fast_path,
             pods: applied.intent.pods.pods.len(),
             synced,
             revision: published.intent.revision,

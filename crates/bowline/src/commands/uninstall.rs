@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use bowline_kernel::bpf::Hooks;
+use bowline_kernel::bpf::{Fastpath, Hooks};
 use bowline_kernel::netlink::{NetDriver, Netlink};
 use bowline_kernel::nft::NftDriver;
 use bowline_kernel::reconcile::Driver;
@@ -101,6 +101,7 @@ fn remove(args: &UninstallArgs) -> anyhow::Result<()> {
     for name in our_links(&mut node)? {
         node.delete_link(&name)?;
     }
+    Fastpath::uninstall()?;
     Hooks::uninstall()?;
     NetDriver::open()?.uninstall()?;
     NftDriver::open()?.uninstall()?;
@@ -124,6 +125,7 @@ fn our_links(node: &mut Netlink) -> anyhow::Result<Vec<String>> {
 fn left(args: &UninstallArgs) -> anyhow::Result<Vec<String>> {
     let mut found: Vec<String> =
         args.files().iter().filter(|f| f.symlink_metadata().is_ok()).map(|f| format!("file {}", f.display())).collect();
+    found.extend(Fastpath::left()?);
     found.extend(Hooks::home()?.map(|home| format!("BPF programs and maps in {}", home.display())));
     found.extend(our_links(&mut Netlink::open()?)?.into_iter().map(|name| format!("link {name}")));
     found.extend(NetDriver::open()?.read_owned(&BTreeMap::new())?.into_keys().map(|key| format!("{key:?}")));

@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod cut;
+mod fastpath;
 mod foreign;
 mod kubeproxy;
 mod moves;
@@ -38,6 +39,9 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "kept", title: "a socket keeps its endpoint", check: sockets::kept },
     Row { name: "moves-ebpf", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
     Row { name: "returns-ebpf", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
+    Row { name: "carries", title: "packets of pods are carried past the stack", check: fastpath::carries },
+    Row { name: "cut-ebpf", title: "a policy cuts what it no longer allows", check: cut::by_policy },
+    Row { name: "absence-ebpf", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
     Row { name: "detached", title: "hooks that someone detaches are put back", check: sockets::put_back },
     Row { name: "restart", title: "a restart keeps hooks and maps", check: sockets::over_a_restart },
     Row { name: "mode", title: "another mode leaves nothing of this one", check: sockets::other_mode },

@@ -31,6 +31,14 @@ const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        setup: Some(|| Setup::new("vxlan").dual().ebpf()),
+        rows: &[
+            Row { name: "traffic-ebpf", title: "agents killed under traffic", check: restarts::under_traffic },
+            Row { name: "quiet-ebpf", title: "a restart writes nothing", check: restarts::write_nothing },
+            Row { name: "new-pods-ebpf", title: "new pods are closed from the first packet", check: closed::new_pods },
+        ],
+    },
+    Group {
         setup: None,
         rows: &[
             Row { name: "half-way", title: "a lab killed half-way leaves nothing", check: labs::killed_half_way },

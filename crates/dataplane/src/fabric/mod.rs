@@ -12,6 +12,7 @@ mod peers;
 mod returns;
 mod vxlan;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -143,6 +144,17 @@ pub(crate) fn lower(old: &Intent, new: &Intent, first: bool, host: &HostFacts, c
     node(old, host, &mut change.old);
     node(new, host, &mut change.new);
     peers::lower(old, new, host, change);
+}
+
+/// The links by which packets come from peers' pods and go to them.
+pub(crate) fn links(routes: &RoutesIntent, host: &HostFacts) -> BTreeSet<Arc<str>> {
+    let Some(context) = Context::of(routes, host) else { return BTreeSet::new() };
+    let ways = routes.peers.values().flat_map(|peer| Family::BOTH.map(|family| context.way(peer, family)));
+    let direct = ways.filter_map(|way| match way {
+        Ok(Way::Direct { link, .. }) => Some(link),
+        Ok(Way::Tunnel { .. }) | Err(_) => None,
+    });
+    direct.chain(context.tunnels.values().cloned()).collect()
 }
 
 /// What keeps nodes of the intent from being reached, all of it whatever has changed.

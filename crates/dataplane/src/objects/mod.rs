@@ -1,5 +1,6 @@
 //! Kernel objects as values: what the backends lower to and what the drivers read back and apply.
 
+pub mod hooks;
 pub mod net;
 pub mod nft;
 pub mod sockets;
@@ -15,6 +16,8 @@ pub struct ObjectDelta {
     pub nft: Delta<nft::NftKey, nft::NftObject>,
     /// Elements of the maps of the socket hooks.
     pub sockets: Delta<sockets::SocketKey, sockets::SocketValue>,
+    /// Links with programs of the fast path.
+    pub hooks: Delta<hooks::HookKey, hooks::Side>,
 }
 
 impl ObjectDelta {
@@ -23,10 +26,11 @@ impl ObjectDelta {
         self.net.then(later.net);
         self.nft.then(later.nft);
         self.sockets.then(later.sockets);
+        self.hooks.then(later.hooks);
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.net.is_empty() && self.nft.is_empty() && self.sockets.is_empty()
+        self.net.is_empty() && self.nft.is_empty() && self.sockets.is_empty() && self.hooks.is_empty()
     }
 }

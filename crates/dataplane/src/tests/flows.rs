@@ -57,6 +57,7 @@ fn host(table: &Table, node: &str, places: &dyn Places) -> HostFacts {
         default_link: Some("eth0".into()),
         peer_macs: peers.map(macs).collect(),
         socket_hooks: false,
+        fast_path: false,
     }
 }
 

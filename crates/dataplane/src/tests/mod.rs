@@ -4,6 +4,7 @@
 
 mod bench;
 mod fabric;
+mod fastpath;
 mod flows;
 mod lowered;
 mod machine;

@@ -94,6 +94,7 @@ pub(super) fn host() -> HostFacts {
         default_link: Some("eth0".into()),
         peer_macs: [("n2".into(), macs(2)), ("n3".into(), macs(3))].into(),
         socket_hooks: false,
+        fast_path: false,
     }
 }
 

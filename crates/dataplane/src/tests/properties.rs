@@ -2,13 +2,16 @@
 
 use std::fmt::Write as _;
 
+use bowline_model::Delta;
 use bowline_model::intent::Intent;
 use proptest::prelude::*;
 
 use super::bench::full;
 use super::machine::Maps;
 use super::notation::{host, parse};
+use crate::HostFacts;
 use crate::interpret::Table;
+use crate::objects::hooks::{HookKey, Side};
 use crate::objects::nft::NftKey;
 
 /// Statements of which a random intent has some; those of one line exclude each other.
@@ -69,6 +72,11 @@ fn apply(maps: &mut Maps, old: &Intent, new: &Intent) {
     delta.nft.apply_to(&mut maps.1);
 }
 
+/// The links with programs, followed by changes and made anew.
+fn hooks(old: &Intent, new: &Intent) -> Delta<HookKey, Side> {
+    crate::lower(old, new, &HostFacts { fast_path: true, ..host() }).value.hooks
+}
+
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(0_u8..7, CHOICES.len() + HOST_PORTS.len())
 }
@@ -80,12 +88,15 @@ proptest! {
     fn deltas_lead_where_the_full_form_leads(start in bytes(), changes in prop::collection::vec((0..CHOICES.len() + HOST_PORTS.len(), 0_u8..7), 1..6), other in bytes()) {
         let mut current = intent(&start);
         let mut maps = full(&current);
+        let mut hooked = hooks(&Intent::default(), &current).set;
         let mut next_bytes = start;
         for (place, value) in changes {
             next_bytes[place] = value;
             let next = intent(&next_bytes);
             apply(&mut maps, &current, &next);
+            hooks(&current, &next).apply_to(&mut hooked);
             current = next;
+            prop_assert!(hooked == hooks(&Intent::default(), &current).set, "links after a small change");
             prop_assert!(maps == full(&current), "after a small change");
         }
         let far = intent(&other);

@@ -18,7 +18,7 @@ use crate::mounts;
 use crate::sys::bpf as sys;
 
 /// Our directory in the BPF file system.
-const DIRECTORY: &str = "bowline";
+pub(super) const DIRECTORY: &str = "bowline";
 
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
@@ -39,6 +39,14 @@ pub enum BpfError {
     /// The process sees a container's cgroup tree, and nobody said where the node's is.
     #[error("a container's cgroup tree is not the node's")]
     Contained,
+    /// The kernel is too old.
+    #[error("the kernel has no {what} (Linux {since})")]
+    Lacks {
+        /// What it lacks.
+        what: &'static str,
+        /// The first version that has it.
+        since: &'static str,
+    },
     /// The kernel did not take the programs or their maps.
     #[error("the kernel does not take the programs: {reason}")]
     Load {
@@ -68,6 +76,7 @@ impl BpfError {
     pub fn fix(&self) -> String {
         match self {
             BpfError::NotMounted { command, .. } => format!("mount it: {command}"),
+            BpfError::Lacks { since, .. } => format!("run Linux {since} or later, or set fastPath: false"),
             BpfError::Contained => "mount the node's /sys/fs/cgroup into the container and name the place in cgroupRoot".to_owned(),
             BpfError::Load { .. } => {
                 "Linux 5.18 with CONFIG_CGROUP_BPF and the capabilities BPF, PERFMON and NET_ADMIN are needed; or set serviceMode: nftables"
@@ -133,12 +142,8 @@ impl Hooks {
         hash.update(bowline_bpf::sockets());
         hash.update(node_netns.to_be_bytes());
         let hash = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
-        let hooks = Hooks {
-            cgroup: place.cgroup.clone(),
-            maps: home.join(format!("maps-{}", bowline_bpf::MAPS_VERSION)),
-            links: home.join(format!("links-{hash}")),
-            node_netns,
-        };
+        let hooks =
+            Hooks { cgroup: place.cgroup.clone(), maps: home.join(maps_name()), links: home.join(format!("links-{hash}")), node_netns };
         hooks.attach()?;
         Ok(hooks)
     }
@@ -243,7 +248,12 @@ impl Hooks {
     }
 }
 
-fn at(path: &Path) -> impl Fn(io::Error) -> BpfError {
+/// Name of the directory of the maps.
+pub(super) fn maps_name() -> String {
+    format!("maps-{}", bowline_bpf::MAPS_VERSION)
+}
+
+pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> BpfError {
     let path = path.to_owned();
     move |source| BpfError::File { path: path.clone(), source }
 }
@@ -252,7 +262,7 @@ fn first(kind: &str) -> Result<Option<PathBuf>, BpfError> {
     mounts::first_of(kind).map_err(at(Path::new("/proc/self/mountinfo")))
 }
 
-fn bpffs() -> Result<PathBuf, BpfError> {
+pub(super) fn bpffs() -> Result<PathBuf, BpfError> {
     first("bpf")?.ok_or(BpfError::NotMounted { kind: "bpf", command: "mount -t bpf bpf /sys/fs/bpf" })
 }
 
@@ -264,7 +274,7 @@ fn own_netns() -> Result<u64, BpfError> {
 }
 
 /// An error with all that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

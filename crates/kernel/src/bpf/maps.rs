@@ -34,6 +34,11 @@ impl Table {
         Ok(Table { map, key_bytes, value_bytes })
     }
 
+    /// Elements that it has room for.
+    pub(super) fn room(&self) -> u32 {
+        self.map.info().map_or(0, |info| info.max_entries())
+    }
+
     pub(super) fn elements(&self) -> Elements<'_> {
         Elements { map: self.map.fd().as_fd(), key_bytes: self.key_bytes, value_bytes: self.value_bytes }
     }

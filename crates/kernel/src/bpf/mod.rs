@@ -1,4 +1,4 @@
-//! Services at the socket: the programs at cgroup hooks, and the driver of their maps.
+//! Services at the socket: the programs at cgroup hooks, and the driver of their maps; and the programs of the fast path at links.
 //!
 //! Everything is pinned below `bowline` of the BPF file system, so that it works on while no agent runs: `maps-VERSION` holds the maps, which
 //! one build hands to the next, and `links-HASH` the attachments of one build's programs. Another build attaches its own beside them before
@@ -7,10 +7,15 @@
 //!
 //! Invariant: what a map lacks is served by the packet filter's rules.
 
+mod fastpath;
 mod hooks;
 mod maps;
 mod stale;
+#[cfg(test)]
+mod tests;
 
+pub use bowline_bpf::abi::Count;
+pub use fastpath::{Epoch, Fastpath, HookDriver, Tally};
 pub use hooks::{BpfError, Hooks, Place};
 pub use maps::SocketDriver;
 pub use stale::Sweeper;

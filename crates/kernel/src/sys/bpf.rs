@@ -53,10 +53,10 @@ struct PathAttr {
 /// The part for questions about an object.
 #[repr(C)]
 #[derive(Default)]
-struct InfoAttr {
-    bpf_fd: u32,
-    info_len: u32,
-    info: u64,
+pub(super) struct InfoAttr {
+    pub(super) bpf_fd: u32,
+    pub(super) info_len: u32,
+    pub(super) info: u64,
 }
 
 /// The head of `struct bpf_link_info` and its part for cgroups.
@@ -72,11 +72,11 @@ struct CgroupLinkInfo {
     padding2: u32,
 }
 
-fn number(fd: BorrowedFd<'_>) -> u32 {
+pub(super) fn number(fd: BorrowedFd<'_>) -> u32 {
     u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)
 }
 
-fn call<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+pub(super) fn call<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is a prefix of `union bpf_attr` for this command and outlives the call, and its size is given; the pointers in it are
     // set by the callers from slices that outlive the call and whose lengths fit the map's sizes times the count.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };

@@ -2,8 +2,21 @@
 #![allow(unsafe_code, reason = "this is the room for it")]
 
 pub(crate) mod bpf;
+pub(crate) mod tcx;
 
 use std::io;
+
+/// Gives the calling thread a view of its own of the mounts: what is mounted then is seen by it and by threads that it starts, and goes with
+/// the last of them.
+///
+/// # Errors
+/// What unshare(2) says: EPERM without CAP_SYS_ADMIN.
+#[cfg(test)]
+pub(crate) fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: a mount namespace brings CLONE_FS with it, which parts this thread's working directory and umask from those of the others;
+    // the callers are tests' threads of their own, which use neither.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.map_err(io::Error::from)
+}
 
 /// Moves the calling thread into a network namespace of its own, new and empty but for a loopback device that is down.
 ///

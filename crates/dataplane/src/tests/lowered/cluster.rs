@@ -195,6 +195,7 @@ fn host(families: &[Family], routed: bool) -> HostFacts {
         default_link: Some("eth0".into()),
         peer_macs: near.iter().map(|name| ((*name).into(), macs(name))).collect(),
         socket_hooks: false,
+        fast_path: false,
     }
 }
 

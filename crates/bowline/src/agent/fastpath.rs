@@ -1,0 +1,146 @@
+//! The fast path, as far as the settings want it and the kernel has what it needs; without it every packet takes the kernel's own way.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bowline_dataplane::fastpath::LIBERAL;
+use bowline_dataplane::objects::hooks::{HookKey, Side};
+use bowline_dataplane::objects::net::NetKey;
+use bowline_kernel::bpf::{BpfError, Count, Epoch, Fastpath as Programs, HookDriver, Tally};
+use bowline_kernel::reconcile::{Reconciler, SyncMode, SyncReport};
+use bowline_metrics::Page;
+use bowline_model::{Delta, Problem};
+
+use super::config::{AgentConfig, ServiceMode};
+
+/// How often the agent looks whether its programs are still where they belong, since nobody tells of that.
+const LOOK_EVERY_MS: u64 = 1_000;
+
+/// The programs at links.
+pub(crate) struct Fastpath {
+    used: Option<Reconciler<HookDriver>>,
+    tally: Option<Arc<Tally>>,
+    /// Why they are not used though they are wanted, or why a former mode's are still there.
+    error: Option<BpfError>,
+    epoch: Epoch,
+    look_at_ms: u64,
+    nothing: BTreeMap<HookKey, Side>,
+}
+
+impl Fastpath {
+    /// Loads the programs in the network namespace of the calling thread if the settings want them; takes off what a former mode left.
+    pub(crate) fn open(config: &AgentConfig) -> Fastpath {
+        let mut fastpath =
+            Fastpath { used: None, tally: None, error: None, epoch: Epoch::default(), look_at_ms: 0, nothing: BTreeMap::new() };
+        if config.service_mode == ServiceMode::Ebpf && config.fast_path {
+            match Programs::open(&fastpath.epoch) {
+                Ok(Programs { driver, tally }) => {
+                    fastpath.used = Some(Reconciler::new(driver));
+                    fastpath.tally = Some(Arc::new(tally));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "packets of pods take the kernel's own way");
+                    fastpath.error = Some(error);
+                }
+            }
+        } else {
+            match Programs::uninstall() {
+                Ok(0) => {}
+                Ok(programs) => tracing::info!(programs, "programs of a former mode taken off their links"),
+                Err(error) => fastpath.error = Some(error),
+            }
+        }
+        fastpath
+    }
+
+    /// Whether there are programs.
+    pub(crate) fn is_used(&self) -> bool {
+        self.used.is_some()
+    }
+
+    /// What makes void what the programs know.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch.clone()
+    }
+
+    /// What the programs count.
+    pub(crate) fn tally(&self) -> Option<Arc<Tally>> {
+        self.tally.clone()
+    }
+
+    /// What is wanted of the links.
+    pub(crate) fn wanted(&self) -> &BTreeMap<HookKey, Side> {
+        self.used.as_ref().map_or(&self.nothing, Reconciler::wanted)
+    }
+
+    /// Changes what is wanted of the links; removal is allowed, since every input has been listed when something is lowered.
+    pub(crate) fn want(&mut self, delta: Delta<HookKey, Side>) {
+        if let Some(used) = &mut self.used {
+            used.want(delta);
+            used.allow_removal();
+        }
+    }
+
+    /// What the kernel did not take, with the reason.
+    pub(crate) fn failing(&self) -> impl Iterator<Item = (&HookKey, &str)> {
+        self.used.iter().flat_map(Reconciler::failing)
+    }
+
+    /// When to look again.
+    pub(crate) fn next_retry_ms(&self, now_ms: u64) -> Option<u64> {
+        let used = self.used.as_ref()?;
+        used.next_retry_ms().into_iter().chain([self.look_at_ms.max(now_ms)]).min()
+    }
+
+    /// Makes the links equal to what is wanted, unless what `failed` of the network's objects forbids it: a connection that connection tracking
+    /// would lose sight of must not be carried.
+    pub(crate) fn sync(&mut self, how: SyncMode, now_ms: u64, failed: impl Fn(&NetKey) -> bool) -> SyncReport<HookKey> {
+        let Some(used) = &mut self.used else { return SyncReport::default() };
+        if failed(&NetKey::Sysctl(LIBERAL.into())) {
+            return SyncReport::default();
+        }
+        let mut how = how;
+        if now_ms >= self.look_at_ms {
+            self.look_at_ms = now_ms + LOOK_EVERY_MS;
+            let whole = used.driver().is_whole();
+            match used.driver().keep_pins() {
+                Ok(gone) if gone || !whole => {
+                    tracing::warn!("someone took programs of ours off their links, or removed their maps' pins; they are put back");
+                    self.error = None;
+                    how = SyncMode::Full;
+                }
+                Ok(_) => {}
+                Err(error) => self.error = Some(error),
+            }
+        }
+        used.sync(how, now_ms)
+    }
+
+    /// Voids what the programs know: they learn it again from the stack.
+    pub(crate) fn forget(&self) {
+        if let Err(error) = self.epoch.advance() {
+            tracing::warn!(%error, "the fast path cannot be told of a change");
+        }
+    }
+
+    /// What keeps packets from being carried, or a former mode's programs from going.
+    pub(crate) fn problem(&self) -> Option<Problem> {
+        let error = self.error.as_ref()?;
+        Some(Problem::new(1312, "packets of pods take the kernel's own way", "fastPath", error.fix()).because(error.to_string()))
+    }
+}
+
+/// What the programs have counted.
+pub(crate) fn metrics(tally: &Tally, page: &mut Page) {
+    let packets = "Packets of pods that were carried past the stack; a batch of segments is one.";
+    page.single("bowline_fastpath_packets_total", "counter", packets, tally.get(Count::Packets));
+    page.single("bowline_fastpath_bytes_total", "counter", "Bytes in them, with Ethernet headers.", tally.get(Count::Bytes));
+    let flows = "Flows that began to be carried, each direction by itself.";
+    page.single("bowline_fastpath_flows_total", "counter", flows, tally.get(Count::Confirmed));
+    let too_big = "Packets left to the stack because the link takes less.";
+    page.single("bowline_fastpath_too_big_total", "counter", too_big, tally.get(Count::TooBig));
+    if let Ok((known, room)) = tally.fill() {
+        page.single("bowline_fastpath_entries", "gauge", "Flows that the fast path knows of, each direction by itself.", known);
+        page.single("bowline_fastpath_entries_max", "gauge", "Flows that it has room for.", room);
+    }
+}

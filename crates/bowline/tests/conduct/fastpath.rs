@@ -1,0 +1,55 @@
+//! The fast path: packets between pods are carried past the stack, with and without an agent, and programs leave with their mode.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::foreign::shell;
+use crate::common::cluster::pods;
+use crate::common::generator::{Generator, all_answered, unbroken};
+use crate::common::lab::Lab;
+use crate::common::objects::{PORT, idle, server};
+use crate::common::rows::Bench;
+
+/// Packets that a node's programs have carried since their maps were made.
+fn carried(lab: &Lab, node: &str) -> Result<u64> {
+    let page = shell(lab, node, "curl -s --max-time 3 http://127.0.0.1:10249/metrics")?;
+    let line = page.lines().find_map(|line| line.strip_prefix("bowline_fastpath_packets_total "));
+    line.and_then(|number| number.trim().parse().ok()).with_context(|| format!("{node}: no count of carried packets"))
+}
+
+/// Datagrams and requests on connections, to a pod of the same node and to one of another.
+pub(crate) fn carries(bench: &Bench) -> Result<String> {
+    let lab = bench.lab()?;
+    lab.apply_objects(&[
+        server("fast-near", "n1", "fast-near")?,
+        server("fast-far", "n2", "fast-far")?,
+        idle("fast-client", "n1", "fast-client")?,
+    ])?;
+    lab.settled()?;
+    let mut told = Vec::new();
+    for (app, peer) in [("fast-near", "n1"), ("fast-far", "n2")] {
+        let server = pods(lab, &format!("app={app}"))?.into_iter().next().context("no pod")?;
+        let targets: Vec<String> =
+            lab.families().into_iter().map(|v6| Ok(SocketAddr::new(server.ip(v6)?, PORT).to_string())).collect::<Result<_>>()?;
+        let words = |head: &[&str]| head.iter().copied().chain(targets.iter().map(String::as_str)).map(str::to_owned).collect::<Vec<_>>();
+        let (datagrams, stream) = (words(&["datagrams", "fast", "2000"]), words(&["stream", "4"]));
+        let begin = |words: &[String]| Generator::in_pod(lab, "fast-client", &words.iter().map(String::as_str).collect::<Vec<_>>());
+        let before = (carried(lab, "n1")?, carried(lab, peer)?);
+        let (flows, streams) = (begin(&datagrams)?, begin(&stream)?);
+        std::thread::sleep(Duration::from_secs(3));
+        let sent = all_answered(&flows.finish()?)?;
+        let (requests, _) = unbroken(&streams.finish()?)?;
+        // Each datagram and its answer; each request and its answer. The stack is shown a few of each flow.
+        let all = 2 * (sent + requests);
+        for (node, before) in [("n1", before.0), (peer, before.1)] {
+            let count = carried(lab, node)? - before;
+            ensure!(count * 10 >= all * 9, "{app}: {node} carried {count} of {all} packets");
+            told.push(format!("{node} {count} of {all}"));
+        }
+    }
+    lab.delete("pod", &["fast-near", "fast-far", "fast-client"])?;
+    told.dedup();
+    Ok(told.join(", "))
+}

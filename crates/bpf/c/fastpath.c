@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The fast path: packets of connections that the stack has let through, and left as they are, take the same way without it.
+ *
+ * The stack judges, these programs carry. What leaves by a link with the addresses and ports with which it entered by another is written down,
+ * each direction by itself. Once both directions of a TCP connection or a UDP flow are there, what follows is handed from link to link with the
+ * Ethernet header that the stack gave it. So policy, guards, routes and services need no second form here: what they drop, translate, encrypt
+ * or send elsewhere never leaves as it came, and is never carried.
+ *
+ * The stack stays the judge: it sees the beginning and the end of each TCP connection, whatever is not plain, and one packet of each flow every few
+ * seconds, which keeps connection tracking's entry alive. A change of rules or routes begins a new epoch, in which it must let each flow
+ * through again.
+ *
+ * Linux 6.6 for the hooks.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <stddef.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+
+/* The packet goes on: to others' programs, then to the stack (TCX_NEXT; TC_ACT_UNSPEC). */
+#define NEXT -1
+
+#define SECOND 1000000000ULL
+/* The stack is shown a packet of each flow at least this often; data of TCP, which must not overtake itself, less often than the rest. */
+#define SHOW_AFTER (10 * SECOND)
+#define SHOW_DATA_AFTER (60 * SECOND)
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+/* MF and the offset of RFC 791 section 3.1: a fragment. */
+#define FRAGMENT 0x3fff
+#define V4_PREFIX bpf_htonl(0x0000ffff)
+
+char licensed_as[] SEC("license") = "Apache-2.0";
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct carried_key);
+	__type(value, struct carried);
+} carried SEC(".maps");
+
+/* One number, which the agent raises. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, __u64);
+} epoch SEC(".maps");
+
+/* How much a link takes, in bytes (its MTU), by its index: no packet is carried to one that is not in here. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, __u32);
+} mtus SEC(".maps");
+
+/* What this processor last handed to the stack. A packet that is forwarded comes out of the stack on the processor that it entered on, before
+ * that one looks at another, so this is what it was before the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct carried_key);
+} entered SEC(".maps");
+
+/* What was done, by the numbers below. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 4);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, __u64);
+} counts SEC(".maps");
+
+#define COUNT_PACKETS 0   /* carried */
+#define COUNT_BYTES 1     /* in them, with their Ethernet headers; of a batch as one packet */
+#define COUNT_CONFIRMED 2 /* flows that began to be carried, each direction by itself */
+#define COUNT_TOO_BIG 3   /* shown to the stack, which tells the sender how much the link takes */
+
+/* What the programs look at in a packet. */
+struct packet {
+	struct carried_key key;
+	__u32 header_bytes; /* from the Ethernet header to the transport's own payload */
+	__u32 ip_bytes;     /* as the IP header says; 0 in a batch that is longer than that can say */
+	__u8 ttl;
+	__u8 flags; /* of TCP */
+	__u8 is_v6;
+};
+
+static __always_inline void count(__u32 what, __u64 add)
+{
+	__u64 *sum = bpf_map_lookup_elem(&counts, &what);
+
+	if (sum)
+		*sum += add;
+}
+
+/* Reads one of the two fields that are pointers to the verifier. In C they are 32 bits wide, which the compiler may make of them. */
+#define POINTER(skb, field)                                                                                                            \
+	({                                                                                                                             \
+		void *pointer;                                                                                                         \
+		asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(pointer) : "r"(skb), "i"(offsetof(struct __sk_buff, field)));                 \
+		pointer;                                                                                                               \
+	})
+
+/* The first bytes of a packet; nothing if it has not so many. */
+static __always_inline void *bytes_of(struct __sk_buff *skb, __u32 bytes)
+{
+	void *data = POINTER(skb, data);
+
+	if (data + bytes <= POINTER(skb, data_end))
+		return data;
+	if (bpf_skb_pull_data(skb, bytes))
+		return 0;
+	data = POINTER(skb, data);
+	return data + bytes <= POINTER(skb, data_end) ? data : 0;
+}
+
+static __always_inline int read_transport(struct __sk_buff *skb, struct packet *packet, __u32 at, __u8 protocol)
+{
+	void *data;
+
+	packet->key.protocol = protocol;
+	if (protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp;
+
+		data = bytes_of(skb, at + sizeof(*tcp));
+		if (!data)
+			return 0;
+		tcp = data + at;
+		packet->key.source_port = tcp->source;
+		packet->key.destination_port = tcp->dest;
+		packet->flags = ((__u8 *)tcp)[13];
+		packet->header_bytes = at + tcp->doff * 4;
+		return 1;
+	}
+	if (protocol == IPPROTO_UDP) {
+		struct udphdr *udp;
+
+		data = bytes_of(skb, at + sizeof(*udp));
+		if (!data)
+			return 0;
+		udp = data + at;
+		packet->key.source_port = udp->source;
+		packet->key.destination_port = udp->dest;
+		packet->header_bytes = at + sizeof(*udp);
+		return 1;
+	}
+	return 0;
+}
+
+/* Whether it is TCP or UDP, whole, and without options of IP. */
+static __always_inline int read_packet(struct __sk_buff *skb, struct packet *packet)
+{
+	void *data;
+
+	if (skb->vlan_present)
+		return 0;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip;
+
+		data = bytes_of(skb, sizeof(struct ethhdr) + sizeof(*ip));
+		if (!data)
+			return 0;
+		ip = data + sizeof(struct ethhdr);
+		if (ip->version != 4 || ip->ihl != 5 || (ip->frag_off & bpf_htons(FRAGMENT)))
+			return 0;
+		packet->key.source = (struct address){ { 0, 0, V4_PREFIX, ip->saddr } };
+		packet->key.destination = (struct address){ { 0, 0, V4_PREFIX, ip->daddr } };
+		packet->ttl = ip->ttl;
+		packet->ip_bytes = bpf_ntohs(ip->tot_len);
+		return read_transport(skb, packet, sizeof(struct ethhdr) + sizeof(*ip), ip->protocol);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip;
+
+		data = bytes_of(skb, sizeof(struct ethhdr) + sizeof(*ip));
+		if (!data)
+			return 0;
+		ip = data + sizeof(struct ethhdr);
+		if (ip->version != 6)
+			return 0;
+		__builtin_memcpy(&packet->key.source, &ip->saddr, sizeof(struct address));
+		__builtin_memcpy(&packet->key.destination, &ip->daddr, sizeof(struct address));
+		packet->ttl = ip->hop_limit;
+		packet->ip_bytes = ip->payload_len ? sizeof(*ip) + bpf_ntohs(ip->payload_len) : 0;
+		packet->is_v6 = 1;
+		/* A header between IPv6's and the transport's is not plain. */
+		return read_transport(skb, packet, sizeof(struct ethhdr) + sizeof(*ip), ip->nexthdr);
+	}
+	return 0;
+}
+
+/* Whether it neither begins nor ends anything. */
+static __always_inline int is_plain(const struct packet *packet)
+{
+	if (packet->key.protocol != IPPROTO_TCP)
+		return 1;
+	return (packet->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) == TCP_ACK;
+}
+
+/* Whether it is TCP that carries data: a batch, or more than headers. */
+static __always_inline int is_data(const struct packet *packet)
+{
+	return packet->key.protocol == IPPROTO_TCP && packet->ip_bytes + sizeof(struct ethhdr) != packet->header_bytes;
+}
+
+/* The key of the replies to what leaves by this link. */
+static __always_inline void reverse_of(const struct carried_key *key, __u32 link, struct carried_key *reverse)
+{
+	reverse->source = key->destination;
+	reverse->destination = key->source;
+	reverse->source_port = key->destination_port;
+	reverse->destination_port = key->source_port;
+	reverse->link = link;
+	reverse->protocol = key->protocol;
+}
+
+static __always_inline int is_same(const struct address *a, const struct address *b)
+{
+	return a->words[0] == b->words[0] && a->words[1] == b->words[1] && a->words[2] == b->words[2] && a->words[3] == b->words[3];
+}
+
+static __always_inline __u32 ports_of(const struct carried_key *key)
+{
+	return (__u32)key->source_port << 16 | key->destination_port;
+}
+
+static __always_inline int is_of(const struct carried *flow, const struct carried_key *key)
+{
+	const volatile __u32 *tie = flow->tie;
+
+	return tie[0] == key->source.words[3] && tie[1] == key->destination.words[3] && tie[2] == ports_of(key);
+}
+
+static __always_inline int same_bytes(const __u8 *a, const __u8 *b)
+{
+	return *(const __u16 *)a == *(const __u16 *)b && *(const __u16 *)(a + 2) == *(const __u16 *)(b + 2) &&
+	       *(const __u16 *)(a + 4) == *(const __u16 *)(b + 4);
+}
+
+static __always_inline void copy_station(__u8 *to, const __u8 *from)
+{
+	*(__u16 *)to = *(const __u16 *)from;
+	*(__u16 *)(to + 2) = *(const __u16 *)(from + 2);
+	*(__u16 *)(to + 4) = *(const __u16 *)(from + 4);
+}
+
+/* Whether the link takes it whole, or in the pieces that it is a batch of. */
+static __always_inline int fits(struct __sk_buff *skb, const struct packet *packet, __u32 mtu)
+{
+	__u32 bytes = skb->gso_size ? skb->gso_size + packet->header_bytes : skb->len;
+
+	return bytes <= mtu + sizeof(struct ethhdr);
+}
+
+/* One router has been passed. */
+static __always_inline int age(struct __sk_buff *skb, struct ethhdr *eth, const struct packet *packet)
+{
+	if (packet->is_v6) {
+		__u8 left = packet->ttl - 1;
+
+		/* A sum of the device over the whole packet would no longer hold. */
+		return bpf_skb_store_bytes(skb, sizeof(*eth) + offsetof(struct ipv6hdr, hop_limit), &left, 1, BPF_F_RECOMPUTE_CSUM);
+	}
+	struct iphdr *ip = (void *)(eth + 1);
+	/* RFC 1624: what a word of the header loses its sum gains. */
+	__u32 sum = (__u32)ip->check + bpf_htons(0x0100);
+
+	ip->check = (__u16)(sum + (sum >= 0xffff));
+	ip->ttl = packet->ttl - 1;
+	return 0;
+}
+
+/* Carries the packet, or leaves it to the stack. */
+static __always_inline int enter(struct __sk_buff *skb, struct packet *packet)
+{
+	struct carried *flow, way;
+	__u64 *now_epoch;
+	__u64 age_ns;
+	struct ethhdr *eth;
+	__u32 zero = 0;
+
+	flow = bpf_map_lookup_elem(&carried, &packet->key);
+	if (!flow)
+		return NEXT;
+	way = *flow;
+	barrier();
+	/* The place may have been given to another flow while it was read. */
+	if (!is_of(flow, &packet->key))
+		return NEXT;
+	if (!is_plain(packet)) {
+		struct carried_key reverse = {};
+
+		reverse_of(&packet->key, way.link, &reverse);
+		bpf_map_delete_elem(&carried, &packet->key);
+		bpf_map_delete_elem(&carried, &reverse);
+		return NEXT;
+	}
+	now_epoch = bpf_map_lookup_elem(&epoch, &zero);
+	if (!now_epoch || !way.confirmed || way.epoch != *now_epoch)
+		return NEXT;
+	age_ns = bpf_ktime_get_coarse_ns() - way.judged_ns;
+	if (age_ns > SHOW_AFTER && (age_ns > SHOW_DATA_AFTER || !is_data(packet)))
+		return NEXT;
+	if (packet->ttl <= 1)
+		return NEXT;
+	if (!fits(skb, packet, way.mtu)) {
+		count(COUNT_TOO_BIG, 1);
+		return NEXT;
+	}
+	eth = bytes_of(skb, sizeof(*eth) + sizeof(struct iphdr));
+	if (!eth || !same_bytes(eth->h_source, way.station))
+		return NEXT;
+	copy_station(eth->h_dest, way.to);
+	copy_station(eth->h_source, way.from);
+	if (age(skb, eth, packet))
+		return NEXT;
+	count(COUNT_PACKETS, 1);
+	count(COUNT_BYTES, skb->len);
+	return way.peer ? bpf_redirect_peer(way.link, 0) : bpf_redirect(way.link, 0);
+}
+
+/* At the ingress of every link that packets of pods come by. */
+SEC("classifier")
+int bowline_enter(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	struct carried_key *last;
+	__u32 zero = 0;
+	int done;
+
+	if (skb->pkt_type != PACKET_HOST || !read_packet(skb, &packet))
+		return NEXT;
+	packet.key.link = skb->ifindex;
+	done = enter(skb, &packet);
+	if (done == NEXT) {
+		last = bpf_map_lookup_elem(&entered, &zero);
+		if (last)
+			*last = packet.key;
+	}
+	return done;
+}
+
+static __always_inline int is_as_it_came(const struct carried_key *key)
+{
+	struct carried_key *last;
+	__u32 zero = 0;
+
+	last = bpf_map_lookup_elem(&entered, &zero);
+	return last && is_same(&last->source, &key->source) && is_same(&last->destination, &key->destination) &&
+	       last->source_port == key->source_port && last->destination_port == key->destination_port && last->link == key->link &&
+	       last->protocol == key->protocol;
+}
+
+/* Writes down what leaves as it came. */
+static __always_inline int leave(struct __sk_buff *skb, __u8 peer)
+{
+	struct carried_key reverse_key = {};
+	struct packet packet = {};
+	struct carried *flow, *reverse;
+	struct carried new = {};
+	__u64 *now_epoch;
+	__u32 *mtu;
+	struct ethhdr *eth;
+	__u32 zero = 0;
+
+	/* What this machine itself begins was never received. */
+	if (!skb->ingress_ifindex || !read_packet(skb, &packet) || !is_plain(&packet))
+		return NEXT;
+	packet.key.link = skb->ingress_ifindex;
+	if (!is_as_it_came(&packet.key))
+		return NEXT;
+	now_epoch = bpf_map_lookup_elem(&epoch, &zero);
+	eth = bytes_of(skb, sizeof(*eth));
+	if (!now_epoch || !eth)
+		return NEXT;
+	new.tie[0] = packet.key.source.words[3];
+	new.tie[1] = packet.key.destination.words[3];
+	new.tie[2] = ports_of(&packet.key);
+	new.link = skb->ifindex;
+	new.epoch = *now_epoch;
+	new.judged_ns = bpf_ktime_get_coarse_ns();
+	copy_station(new.to, eth->h_dest);
+	copy_station(new.from, eth->h_source);
+	new.peer = peer;
+	mtu = bpf_map_lookup_elem(&mtus, &new.link);
+	if (!mtu)
+		return NEXT;
+	new.mtu = *mtu;
+
+	flow = bpf_map_lookup_elem(&carried, &packet.key);
+	if (flow && is_of(flow, &packet.key) && flow->epoch == new.epoch && flow->link == new.link && flow->mtu == new.mtu &&
+	    same_bytes(flow->to, new.to) && same_bytes(flow->from, new.from)) {
+		flow->judged_ns = new.judged_ns;
+		if (flow->confirmed)
+			return NEXT;
+	} else {
+		bpf_map_update_elem(&carried, &packet.key, &new, BPF_ANY);
+	}
+	reverse_of(&packet.key, new.link, &reverse_key);
+	reverse = bpf_map_lookup_elem(&carried, &reverse_key);
+	if (!reverse || reverse->epoch != new.epoch || reverse->link != packet.key.link)
+		return NEXT;
+	flow = bpf_map_lookup_elem(&carried, &packet.key);
+	if (!flow)
+		return NEXT;
+	copy_station(flow->station, reverse->to);
+	copy_station(reverse->station, new.to);
+	barrier();
+	if (!is_of(flow, &packet.key) || !is_of(reverse, &reverse_key))
+		return NEXT;
+	flow->confirmed = 1;
+	if (!reverse->confirmed) {
+		reverse->confirmed = 1;
+		count(COUNT_CONFIRMED, 1);
+	}
+	count(COUNT_CONFIRMED, 1);
+	return NEXT;
+}
+
+/* At the egress of a pod's link, where what the stack let through goes to the pod. */
+SEC("classifier")
+int bowline_to_pod(struct __sk_buff *skb)
+{
+	return leave(skb, 1);
+}
+
+/* At the egress of a link to other nodes. */
+SEC("classifier")
+int bowline_to_node(struct __sk_buff *skb)
+{
+	return leave(skb, 0);
+}

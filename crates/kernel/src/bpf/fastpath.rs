@@ -1,0 +1,449 @@
+//! The fast path's programs at links: the driver that keeps them there, the epoch by which what they know is made void, and their counts.
+//!
+//! A program stays at a link for as long as the link is there, whoever holds it; ours are told by their names. Only the maps are pinned, so
+//! that a restarted agent finds the flows again, and programs that it need not touch: those with its own instructions and these very maps.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aya::maps::MapData;
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use bowline_bpf::abi::{self, Count};
+use bowline_dataplane::objects::hooks::{HookKey, Side};
+use bowline_model::Delta;
+
+use super::hooks::{self, BpfError};
+use super::maps::Table;
+use crate::netlink::{LinkInfo, Netlink};
+use crate::reconcile::{ApplyError, Driver, Failure, Report};
+use crate::sys::tcx::{self, Hook};
+
+/// Begins the names of our programs.
+const OUR_NAMES: &str = "bowline_";
+
+/// `ARPHRD_ETHER` of linux/if_arp.h: the programs read and write Ethernet headers.
+const ETHERNET: u16 = 1;
+
+/// `ARPHRD_LOOPBACK`: a link that is always there, to ask the kernel about.
+const LOOPBACK: u16 = 772;
+
+/// The maps, each by the name of its pin.
+const MAPS: [&str; 5] = ["carried", "entered", "epoch", "mtus", "counts"];
+
+/// Bytes of an index, of a link's MTU.
+const WORD: usize = 4;
+/// Bytes of the epoch, of a count.
+const LONG: usize = 8;
+
+/// What is read back of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookSeen {
+    /// Programs of ours are at it.
+    Has(Found),
+    /// It carries no Ethernet, or there is no such link: nothing can be there, and nothing is missed.
+    Unfit,
+}
+
+/// Programs of ours at a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    index: u32,
+    ingress: Vec<Ours>,
+    egress: Vec<Ours>,
+    /// The programs know how much it takes.
+    mtu_known: bool,
+}
+
+/// A program of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ours {
+    /// The kernel's number for it.
+    id: u32,
+    /// What it is for; none for another build's, or one with other maps.
+    role: Option<Role>,
+}
+
+/// What a program is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Enter,
+    ToPod,
+    ToNode,
+}
+
+impl Role {
+    const ALL: [Role; 3] = [Role::Enter, Role::ToPod, Role::ToNode];
+
+    fn name(self) -> &'static str {
+        match self {
+            Role::Enter => bowline_bpf::ENTER,
+            Role::ToPod => bowline_bpf::TO_POD,
+            Role::ToNode => bowline_bpf::TO_NODE,
+        }
+    }
+
+    /// The program at the egress.
+    fn to(side: Side) -> Role {
+        match side {
+            Side::Pod => Role::ToPod,
+            Side::Nodes => Role::ToNode,
+        }
+    }
+}
+
+/// A loaded program.
+#[derive(Debug)]
+struct Loaded {
+    role: Role,
+    fd: OwnedFd,
+    is: tcx::Program,
+}
+
+/// Keeps the programs at the links of the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct HookDriver {
+    netlink: Netlink,
+    programs: Vec<Loaded>,
+    mtus: Table,
+    /// The maps by the places of their pins.
+    pins: Vec<(PathBuf, MapData)>,
+    /// What was there when it was last looked, to see at little cost whether it is there still.
+    known: BTreeMap<HookKey, Found>,
+}
+
+/// The number that the programs hold what they know against. What was learnt in another epoch is void.
+#[derive(Debug, Clone, Default)]
+pub struct Epoch(Arc<Mutex<Option<Table>>>);
+
+/// Reads what the programs count.
+#[derive(Debug)]
+pub struct Tally {
+    counts: Table,
+    carried: Table,
+}
+
+/// The programs and all that belongs to them.
+#[derive(Debug)]
+pub struct Fastpath {
+    /// Keeps them where they belong.
+    pub driver: HookDriver,
+    /// What they have counted.
+    pub tally: Tally,
+}
+
+impl Fastpath {
+    /// Loads the programs, for the links of the calling thread's network namespace. From then on `epoch` is theirs.
+    ///
+    /// # Errors
+    /// When the kernel lacks something, or the agent a right.
+    pub fn open(epoch: &Epoch) -> Result<Fastpath, BpfError> {
+        Fastpath::open_at(&hooks::bpffs()?, epoch)
+    }
+
+    /// The same with the maps in this BPF file system.
+    ///
+    /// # Errors
+    /// As [`Fastpath::open`].
+    pub fn open_at(bpffs: &Path, epoch: &Epoch) -> Result<Fastpath, BpfError> {
+        let failed = |reason: String| BpfError::Load { reason };
+        let mut netlink = Netlink::open().map_err(|error| failed(error.to_string()))?;
+        let links = netlink.links().map_err(|error| failed(error.to_string()))?;
+        let probe = links.iter().find(|link| link.arphrd == LOOPBACK).map_or(1, |link| link.index);
+        if let Err(error) = tcx::attached(probe, Hook::Ingress) {
+            return Err(match error.raw_os_error() {
+                Some(libc::EINVAL) => BpfError::Lacks { what: "tcx hooks at links", since: "6.6" },
+                _ => failed(format!("links cannot be asked for their programs: {error}")),
+            });
+        }
+        let maps = bpffs.join(hooks::DIRECTORY).join(hooks::maps_name());
+        fs::create_dir_all(&maps).map_err(hooks::at(&maps))?;
+        let mut object = EbpfLoader::new()
+            .default_map_pin_directory(&maps)
+            .load(bowline_bpf::fastpath())
+            .map_err(|error| failed(hooks::chain(&error)))?;
+        let programs = Role::ALL.into_iter().map(|role| load(&mut object, role)).collect::<Result<Vec<_>, _>>()?;
+        let pins = MAPS.into_iter().map(|name| pin(&maps, name)).collect::<Result<Vec<_>, _>>()?;
+        epoch.hold(Table::open(&maps, "epoch", WORD, LONG)?);
+        let processors = aya::util::nr_cpus().map_err(|(what, error)| failed(format!("{what}: {error}")))?;
+        Ok(Fastpath {
+            driver: HookDriver { netlink, programs, mtus: Table::open(&maps, "mtus", WORD, WORD)?, pins, known: BTreeMap::new() },
+            tally: Tally {
+                counts: Table::open(&maps, "counts", WORD, LONG * processors)?,
+                carried: Table::open(&maps, "carried", abi::CARRIED_KEY, abi::CARRIED)?,
+            },
+        })
+    }
+
+    /// Takes our programs off all links of the calling thread's network namespace; says how many there were.
+    ///
+    /// # Errors
+    /// When the links cannot be listed or a program not be taken off.
+    pub fn uninstall() -> Result<usize, BpfError> {
+        let all = everywhere()?;
+        for (link, hook, id) in &all {
+            match tcx::detach(*id, link.index, *hook) {
+                Err(error) if !is_gone(&error) => {
+                    return Err(BpfError::Attach { hook: "tcx", reason: format!("{}: {error}", link.name) });
+                }
+                _ => {}
+            }
+        }
+        Ok(all.len())
+    }
+
+    /// Links with programs of ours, one entry for each program.
+    ///
+    /// # Errors
+    /// When the links cannot be listed.
+    pub fn left() -> Result<Vec<String>, BpfError> {
+        Ok(everywhere()?.into_iter().map(|(link, hook, id)| format!("BPF program {id} at link {} ({hook:?})", link.name)).collect())
+    }
+}
+
+fn pin(directory: &Path, name: &str) -> Result<(PathBuf, MapData), BpfError> {
+    let path = directory.join(name);
+    let map = MapData::from_pin(&path).map_err(|error| BpfError::Load { reason: format!("map {name}: {}", hooks::chain(&error)) })?;
+    Ok((path, map))
+}
+
+fn load(object: &mut Ebpf, role: Role) -> Result<Loaded, BpfError> {
+    let failed = |reason: String| BpfError::Load { reason: format!("{}: {reason}", role.name()) };
+    let program = object.program_mut(role.name()).ok_or_else(|| failed("not in the object".to_owned()))?;
+    let program: &mut SchedClassifier = program.try_into().map_err(|error| failed(hooks::chain(&error)))?;
+    program.load().map_err(|error| failed(hooks::chain(&error)))?;
+    let fd = program.fd().map_err(|error| failed(hooks::chain(&error)))?.as_fd().try_clone_to_owned();
+    let fd = fd.map_err(|error| failed(error.to_string()))?;
+    let is = tcx::describe(fd.as_fd()).map_err(|error| failed(error.to_string()))?;
+    Ok(Loaded { role, fd, is })
+}
+
+/// All programs with our names at links of this namespace.
+fn everywhere() -> Result<Vec<(LinkInfo, Hook, u32)>, BpfError> {
+    let failed = |error: &dyn std::error::Error| BpfError::Load { reason: hooks::chain(error) };
+    let links = Netlink::open().and_then(|mut netlink| netlink.links()).map_err(|error| failed(&error))?;
+    let mut all = Vec::new();
+    for link in links.into_iter().filter(|link| link.arphrd == ETHERNET) {
+        for hook in [Hook::Ingress, Hook::Egress] {
+            // A kernel without these hooks has nothing there.
+            for id in tcx::attached(link.index, hook).unwrap_or_default() {
+                if tcx::program(id).is_ok_and(|program| program.name.starts_with(OUR_NAMES)) {
+                    all.push((link.clone(), hook, id));
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+impl Epoch {
+    fn hold(&self, table: Table) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(table);
+    }
+
+    /// Begins a new one: from the moment that this returns the stack judges every packet until it has let its flow through again. Does nothing
+    /// where there are no programs.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn advance(&self) -> io::Result<()> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(table) = &*held else { return Ok(()) };
+        let key = 0_u32.to_ne_bytes();
+        let before = table.elements().get(&key)?.and_then(|value| value.try_into().ok()).map_or(0, u64::from_ne_bytes);
+        table.elements().update(&key, &before.wrapping_add(1).to_ne_bytes()).map_err(|(_, error)| error)
+    }
+}
+
+impl Tally {
+    /// What was counted since the maps were made, over all processors.
+    pub fn get(&self, count: Count) -> u64 {
+        let at = Count::ALL.iter().position(|c| *c == count).and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX);
+        let values = self.counts.elements().get(&at.to_ne_bytes()).ok().flatten().unwrap_or_default();
+        values.chunks_exact(LONG).filter_map(|one| one.try_into().ok()).map(u64::from_ne_bytes).fold(0, u64::wrapping_add)
+    }
+
+    /// How many flows the programs know of, each direction by itself, and how many they have room for.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn fill(&self) -> io::Result<(usize, u32)> {
+        let mut flows = 0;
+        self.carried.elements().read(|_, _| flows += 1)?;
+        Ok((flows, self.carried.room()))
+    }
+}
+
+impl HookDriver {
+    /// Whether everything is where it was when it was last looked. Costs two calls a link.
+    pub fn is_whole(&self) -> bool {
+        self.known.values().all(|found| {
+            let same =
+                |hook, wanted: &[Ours]| tcx::attached(found.index, hook).is_ok_and(|ids| wanted.iter().all(|ours| ids.contains(&ours.id)));
+            same(Hook::Ingress, &found.ingress) && same(Hook::Egress, &found.egress)
+        })
+    }
+
+    /// Pins again the maps whose pins someone removed: the programs have them all the while, but the next agent would not. Says whether any was.
+    ///
+    /// # Errors
+    /// When the BPF file system does not take one.
+    pub fn keep_pins(&self) -> Result<bool, BpfError> {
+        let mut gone = false;
+        for (path, map) in self.pins.iter().filter(|(path, _)| path.symlink_metadata().is_err()) {
+            gone = true;
+            path.parent().map_or(Ok(()), |directory| fs::create_dir_all(directory).map_err(hooks::at(directory)))?;
+            map.pin(path).map_err(|error| BpfError::File { path: path.clone(), source: io::Error::other(error) })?;
+        }
+        Ok(gone)
+    }
+
+    fn loaded(&self, role: Role) -> Option<&Loaded> {
+        self.programs.iter().find(|program| program.role == role)
+    }
+
+    /// Programs of ours at one hook of a link.
+    fn ours_at(&self, index: u32, hook: Hook, cache: &mut BTreeMap<u32, Option<Ours>>) -> Vec<Ours> {
+        let ids = tcx::attached(index, hook).unwrap_or_default();
+        ids.into_iter().filter_map(|id| *cache.entry(id).or_insert_with(|| self.recognize(id))).collect()
+    }
+
+    fn recognize(&self, id: u32) -> Option<Ours> {
+        let program = tcx::program(id).ok().filter(|program| program.name.starts_with(OUR_NAMES))?;
+        let alike = |own: &&Loaded| own.is.name == program.name && own.is.tag == program.tag && own.is.maps == program.maps;
+        Some(Ours { id, role: self.programs.iter().find(alike).map(|own| own.role) })
+    }
+
+    fn mtu_is_known(&self, link: &LinkInfo) -> bool {
+        let known = self.mtus.elements().get(&link.index.to_ne_bytes()).ok().flatten();
+        known.is_some_and(|mtu| mtu == link.mtu_bytes.to_ne_bytes())
+    }
+
+    fn find(&self, link: &LinkInfo, cache: &mut BTreeMap<u32, Option<Ours>>) -> Found {
+        Found {
+            index: link.index,
+            ingress: self.ours_at(link.index, Hook::Ingress, cache),
+            egress: self.ours_at(link.index, Hook::Egress, cache),
+            mtu_known: self.mtu_is_known(link),
+        }
+    }
+
+    fn set(&mut self, key: &HookKey, side: Side, links: &BTreeMap<&str, &LinkInfo>) -> io::Result<()> {
+        let link = links.get(&*key.0).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+        if link.arphrd != ETHERNET {
+            return Ok(());
+        }
+        self.mtus.elements().update(&link.index.to_ne_bytes(), &link.mtu_bytes.to_ne_bytes()).map_err(|(_, error)| error)?;
+        let found = self.find(link, &mut BTreeMap::new());
+        for (hook, there, role) in [(Hook::Egress, &found.egress, Role::to(side)), (Hook::Ingress, &found.ingress, Role::Enter)] {
+            let program = self.loaded(role).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+            if !there.iter().any(|ours| ours.role == Some(role)) {
+                tcx::attach(program.fd.as_fd(), link.index, hook)?;
+            }
+            // After it, so that at no time is there none.
+            self.take_off(link.index, hook, |ours| ours.role != Some(role))?;
+        }
+        self.known.insert(key.clone(), self.find(link, &mut BTreeMap::new()));
+        Ok(())
+    }
+
+    /// Takes off those of ours that are chosen.
+    fn take_off(&self, index: u32, hook: Hook, chosen: impl Fn(Ours) -> bool) -> io::Result<()> {
+        for id in tcx::attached(index, hook)? {
+            if self.recognize(id).is_some_and(&chosen) {
+                match tcx::detach(id, index, hook) {
+                    Err(error) if !is_gone(&error) => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &HookKey, links: &BTreeMap<&str, &LinkInfo>) -> io::Result<()> {
+        let known = self.known.remove(key);
+        let index = links.get(&*key.0).map(|link| link.index).or(known.map(|found| found.index));
+        let Some(index) = index else { return Ok(()) };
+        for hook in [Hook::Ingress, Hook::Egress] {
+            match self.take_off(index, hook, |_| true) {
+                Err(error) if !is_gone(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        match self.mtus.elements().delete(&index.to_ne_bytes()) {
+            Err((_, error)) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Driver for HookDriver {
+    type Key = HookKey;
+    type Value = Side;
+    type Seen = HookSeen;
+
+    fn read_owned(&mut self, wanted: &BTreeMap<HookKey, Side>) -> Result<BTreeMap<HookKey, HookSeen>, ApplyError> {
+        let links = self.netlink.links().map_err(|error| ApplyError::Read {
+            driver: "programs at links",
+            retryable: error.may_retry(),
+            source: Box::new(error),
+        })?;
+        let mut seen: BTreeMap<HookKey, HookSeen> = wanted.keys().map(|key| (key.clone(), HookSeen::Unfit)).collect();
+        let mut cache = BTreeMap::new();
+        self.known.clear();
+        for link in links.iter().filter(|link| link.arphrd == ETHERNET) {
+            let key = HookKey(link.name.as_str().into());
+            let found = self.find(link, &mut cache);
+            if wanted.contains_key(&key) || !found.ingress.is_empty() || !found.egress.is_empty() {
+                self.known.insert(key.clone(), found.clone());
+                seen.insert(key, HookSeen::Has(found));
+            }
+        }
+        Ok(seen)
+    }
+
+    fn same(seen: &HookSeen, want: &Side) -> bool {
+        match seen {
+            HookSeen::Unfit => true,
+            HookSeen::Has(found) => {
+                let only = |there: &[Ours], role| matches!(there, [ours] if ours.role == Some(role));
+                found.mtu_known && only(&found.ingress, Role::Enter) && only(&found.egress, Role::to(*want))
+            }
+        }
+    }
+
+    fn apply(&mut self, delta: &Delta<HookKey, Side>) -> Report<HookKey> {
+        let mut report = Report::default();
+        let links = match self.netlink.links() {
+            Ok(links) => links,
+            Err(error) => {
+                let failed = |key: &HookKey| Failure { key: key.clone(), error: error.to_string(), retryable: error.may_retry() };
+                report.failed = delta.remove.iter().chain(delta.set.keys()).map(failed).collect();
+                return report;
+            }
+        };
+        let links: BTreeMap<&str, &LinkInfo> = links.iter().map(|link| (link.name.as_str(), link)).collect();
+        let mut failed = |key: &HookKey, outcome: io::Result<()>| {
+            if let Err(error) = outcome {
+                report.failed.push(Failure { key: key.clone(), error: error.to_string(), retryable: true });
+            }
+        };
+        for key in &delta.remove {
+            let outcome = self.remove(key, &links);
+            failed(key, outcome);
+        }
+        for (key, side) in &delta.set {
+            let outcome = self.set(key, *side, &links);
+            failed(key, outcome);
+        }
+        report
+    }
+}
