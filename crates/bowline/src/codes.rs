@@ -179,8 +179,7 @@ pub(crate) const CODES: &[Explained] = &[
         title: "packets of pods take the kernel's own way",
         text: "serviceMode is ebpf and fastPath is not false, but the kernel or the node lacks something for the programs at links: Linux 6.6,\n\
                the BPF file system mounted, the capabilities BPF, PERFMON and NET_ADMIN. Everything works without them, slower. With\n\
-               fastPath: false nothing is wanted and nothing reported. Where no fast path is wanted, programs of a former mode could not be\n\
-               taken off their links: `bowline uninstall` on the stopped agent does it.",
+               fastPath: false nothing is wanted and nothing reported.",
     },
     Explained {
         code: 2030,

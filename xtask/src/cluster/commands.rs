@@ -90,7 +90,7 @@ pub(crate) fn load(name: &str, archives: &[PathBuf]) -> Result<bool> {
 /// Installs Bowline.
 pub(crate) fn install(name: &str, image: Option<&Path>) -> Result<bool> {
     let (place, record, lab) = require_machines(name)?;
-    install::run(&lab, &place, &record.plan, image, &Screen::new())?;
+    install::run(&lab, &place, &record.plan, (image, None), &Screen::new())?;
     Ok(true)
 }
 

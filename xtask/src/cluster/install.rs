@@ -23,8 +23,9 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// The networks from which a service may claim external addresses.
 const EXTERNAL: &str = r#"[203.0.113.0/24, "2001:db8:113::/64"]"#;
 
-/// Imports the image, applies the manifest and waits until nodes are Ready and every DaemonSet stands.
-pub(crate) fn run(lab: &Lab, place: &Place, plan: &Plan, image: Option<&Path>, screen: &Screen) -> Result<()> {
+/// Imports the image, applies the manifest, in another mode than its own if one is given, and waits until nodes are Ready and every DaemonSet
+/// stands.
+pub(crate) fn run(lab: &Lab, place: &Place, plan: &Plan, (image, mode): (Option<&Path>, Option<&str>), screen: &Screen) -> Result<()> {
     let archive = match image {
         Some(path) => path.to_owned(),
         // Made from the tree as it is: nothing is compiled if nothing has changed.
@@ -36,7 +37,7 @@ pub(crate) fn run(lab: &Lab, place: &Place, plan: &Plan, image: Option<&Path>, s
     let manifest = fs::read_to_string(&manifest).with_context(|| format!("read {}", manifest.display()))?;
     let kubectl = Kubectl::of(place);
     let begin = Instant::now();
-    kubectl.apply(&fitted(&manifest, plan)).context("deploy/bowline.yaml")?;
+    kubectl.apply(&fitted(&manifest, plan, mode)).context("deploy/bowline.yaml")?;
     let waited = until("the network", LIMIT, || Ok(standing(&kubectl)));
     let detail = waited.with_context(|| troubles(&kubectl))?;
     screen.good("network", &format!("{detail}, {:.1}s after apply", begin.elapsed().as_secs_f64()));
@@ -45,16 +46,18 @@ pub(crate) fn run(lab: &Lab, place: &Place, plan: &Plan, image: Option<&Path>, s
 
 /// The manifest with what an operator puts in by hand: this cluster's API server, its networks, the address of its DNS, and the addresses
 /// that services may claim as external. Those are the lab's outside (RFC 5737, RFC 3849), which the suites' ExternalIP case asks for too; nobody else is in there.
-fn fitted(manifest: &str, plan: &Plan) -> String {
+fn fitted(manifest: &str, plan: &Plan, mode: Option<&str>) -> String {
     let server = format!("https://{}:{}", plan.advertise, plan.ports.server);
     let list = |networks: &[IpNet]| format!("[{}]", networks.iter().map(|one| format!("\"{one}\"")).collect::<Vec<_>>().join(", "));
     let dns = plan.dns().map(|address| format!("\"{address}\"")).unwrap_or_default();
+    let mode = mode.map(|mode| ("serviceMode:", mode.to_owned()));
     let set = [
         ("clusterCIDRs:", list(&plan.pod_cidrs)),
         ("serviceCIDRs:", list(&plan.service_cidrs)),
         ("clusterIP:", dns.clone()),
         ("clusterIPs:", format!("[{dns}]")),
     ];
+    let set: Vec<(&str, String)> = set.into_iter().chain(mode).collect();
     let mut lines = Vec::new();
     for line in manifest.lines() {
         let indent = line.len() - line.trim_start().len();
@@ -118,7 +121,7 @@ mod tests {
         let manifest = "data:\n  x: |\n    # apiServer: https://HOST:6443\n    # externalIPs: []\n    backend: vxlan\n";
         let server = "    apiServer: https://192.168.200.11:6443\n";
         let external = "    externalIPs: [203.0.113.0/24, \"2001:db8:113::/64\"]\n";
-        assert_eq!(fitted(manifest, &plan), format!("data:\n  x: |\n{server}{external}    backend: vxlan\n"));
+        assert_eq!(fitted(manifest, &plan, None), format!("data:\n  x: |\n{server}{external}    backend: vxlan\n"));
     }
 
     #[test]
@@ -126,7 +129,8 @@ mod tests {
         let networks = |text: &str| vec![text.parse().unwrap()];
         let plan = Plan::of_nodes(1, &networks("10.1.0.0/16"), &networks("10.2.0.0/16"), "1-2").unwrap();
         let manifest = fs::read_to_string(place::repository().join("deploy/bowline.yaml")).unwrap();
-        let made = fitted(&manifest, &plan);
+        assert!(fitted(&manifest, &plan, Some("ebpf")).contains("\n    serviceMode: ebpf\n"));
+        let made = fitted(&manifest, &plan, None);
         for line in [
             "    clusterCIDRs: [\"10.1.0.0/16\"]",
             "    serviceCIDRs: [\"10.2.0.0/16\"]",

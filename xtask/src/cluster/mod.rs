@@ -131,6 +131,9 @@ struct UpArgs {
     /// Bowline's image instead of target/image/bowline.tar
     #[arg(long, value_name = "TAR")]
     image: Option<PathBuf>,
+    /// The agents' serviceMode, nftables or ebpf, instead of the manifest's
+    #[arg(long, value_name = "MODE", conflicts_with = "control_plane_only")]
+    service_mode: Option<String>,
     /// The address that the server announces as its own (a control plane alone)
     #[arg(long, default_value = "192.168.200.1", requires = "control_plane_only")]
     advertise_address: IpAddr,

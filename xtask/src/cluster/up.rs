@@ -137,7 +137,7 @@ fn cluster(args: &UpArgs, place: &Place, screen: &Screen, step: &mut &'static st
     if args.kubernetes_only {
         screen.skipped("network", "not asked for: the nodes are NotReady");
     } else {
-        install::run(&lab, place, &plan, args.image.as_deref(), screen)?;
+        install::run(&lab, place, &plan, (args.image.as_deref(), args.service_mode.as_deref()), screen)?;
     }
     record.complete = true;
     record.write(place)?;

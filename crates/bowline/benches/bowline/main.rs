@@ -12,6 +12,7 @@ mod dnsload;
 mod first;
 mod machine;
 mod memory;
+mod paths;
 mod peers;
 mod report;
 mod services;
@@ -65,12 +66,13 @@ enum Bench {
     Services,
     Sockets,
     First,
+    Paths,
     Dns,
     Memory,
 }
 
 impl Bench {
-    const ALL: [Bench; 6] = [Bench::Services, Bench::Sockets, Bench::First, Bench::Cni, Bench::Dns, Bench::Memory];
+    const ALL: [Bench; 7] = [Bench::Services, Bench::Sockets, Bench::First, Bench::Paths, Bench::Cni, Bench::Dns, Bench::Memory];
 
     fn name(self) -> &'static str {
         match self {
@@ -78,6 +80,7 @@ impl Bench {
             Bench::Services => "services",
             Bench::Sockets => "sockets",
             Bench::First => "first",
+            Bench::Paths => "paths",
             Bench::Dns => "dns",
             Bench::Memory => "memory",
         }
@@ -89,6 +92,7 @@ impl Bench {
             Bench::Services => services::measure(effort),
             Bench::Sockets => sockets::measure(effort),
             Bench::First => first::measure(effort),
+            Bench::Paths => paths::measure(effort),
             Bench::Dns => dns::measure(effort),
             Bench::Memory => memory::measure(effort),
         }

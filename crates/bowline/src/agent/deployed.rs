@@ -68,6 +68,8 @@ fn the_settings_are_taken_and_fit_the_mounts() {
         host_path(&agent, mounted);
     }
     assert_eq!(host_path(&agent, &config.proc_sys.unwrap().join("net")), "/proc/sys/net");
+    assert_eq!(host_path(&agent, &config.cgroup_root.unwrap()), "/sys/fs/cgroup");
+    assert_eq!(host_path(&agent, std::path::Path::new("/sys/fs/bpf")), "/sys/fs/bpf");
     let health = config.health_address.unwrap();
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
         let asked = &container(&agent)[probe]["httpGet"];
@@ -193,6 +195,7 @@ fn every_container_runs_this_version_with_arguments_that_exist() {
 fn the_uninstaller_looks_where_the_installer_wrote() {
     let installed = object("DaemonSet", "bowline");
     let removed = objects(UNINSTALL).into_iter().next().unwrap();
+    assert_eq!(host_path(&removed, std::path::Path::new("/sys/fs/bpf")), "/sys/fs/bpf");
     let config = settings();
     let args = words(&container(&removed)["args"]);
     for (flag, directory) in [

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use bowline_dataplane::objects::sockets::{SocketKey, SocketValue};
 use bowline_kernel::bpf::{BpfError, Hooks, Place, SocketDriver, Sweeper};
@@ -102,8 +102,7 @@ impl Sockets {
         {
             Ok((driver, sweeper, hooks)) => {
                 tracing::info!("services are translated at the socket");
-                let (sweep, rung) = sync_channel(1);
-                start_sweeping(sweeper, self.records.clone(), rung);
+                let sweep = start_sweeping(sweeper, self.records.clone());
                 self.used = Some(Used { hooks, maps: Reconciler::new(driver), alone: false, sweep, to_sweep: true });
                 self.error = None;
             }
@@ -180,7 +179,10 @@ impl Sockets {
         };
         let repaired = used.hooks.repair().and_then(|repaired| {
             if repaired {
+                // With the pins the maps may have gone.
                 *used.maps.driver() = used.hooks.driver()?;
+                used.sweep = start_sweeping(used.hooks.sweeper()?, self.records.clone());
+                used.to_sweep = true;
             }
             Ok(repaired)
         });
@@ -206,9 +208,10 @@ impl Sockets {
     }
 }
 
-/// Destroys sockets that have lost their endpoint, in all namespaces of this node, whenever it is rung for; ends with the bell. A thread of its
-/// own: a node may have many sockets, and the kernel thread must not wait for them.
-fn start_sweeping(sweeper: Sweeper, records: Option<Records>, rung: Receiver<()>) {
+/// Destroys sockets that have lost their endpoint, in all namespaces of this node, whenever the bell that it gives is rung; ends with it. A
+/// thread of its own: a node may have many sockets, and the kernel thread must not wait for them.
+fn start_sweeping(sweeper: Sweeper, records: Option<Records>) -> SyncSender<()> {
+    let (sweep, rung) = sync_channel(1);
     let node = NetNs::current();
     let work = move || {
         while rung.recv().is_ok() {
@@ -225,4 +228,5 @@ fn start_sweeping(sweeper: Sweeper, records: Option<Records>, rung: Receiver<()>
     if let Err(error) = std::thread::Builder::new().name("sockets".into()).spawn(work) {
         tracing::warn!(%error, "no thread for datagram sockets whose endpoint is gone");
     }
+    sweep
 }

@@ -229,8 +229,13 @@ fn everywhere() -> Result<Vec<(LinkInfo, Hook, u32)>, BpfError> {
     let mut all = Vec::new();
     for link in links.into_iter().filter(|link| link.arphrd == ETHERNET) {
         for hook in [Hook::Ingress, Hook::Egress] {
-            // A kernel without these hooks has nothing there.
-            for id in tcx::attached(link.index, hook).unwrap_or_default() {
+            let there = match tcx::attached(link.index, hook) {
+                // A kernel without these hooks has nothing there, nor has a link that is gone.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => Vec::new(),
+                Err(error) => return Err(BpfError::Load { reason: format!("{}: its programs cannot be listed: {error}", link.name) }),
+                Ok(ids) => ids,
+            };
+            for id in there {
                 if tcx::program(id).is_ok_and(|program| program.name.starts_with(OUR_NAMES)) {
                     all.push((link.clone(), hook, id));
                 }
