@@ -177,7 +177,7 @@ pub(crate) const CODES: &[Explained] = &[
     Explained {
         code: 1312,
         title: "packets of pods take the kernel's own way",
-        text: "serviceMode is ebpf and fastPath is not false, but the kernel or the node lacks something for the programs at links: Linux 6.6,\n\
+        text: "serviceMode is ebpf and fastPath is not false, but the kernel or the node lacks something for the programs at links: Linux 5.11,\n\
                the BPF file system mounted, the capabilities BPF, PERFMON and NET_ADMIN. Everything works without them, slower. With\n\
                fastPath: false nothing is wanted and nothing reported.",
     },

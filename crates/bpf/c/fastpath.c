@@ -10,7 +10,7 @@
  * seconds, which keeps connection tracking's entry alive. A change of rules or routes begins a new epoch, in which it must let each flow
  * through again.
  *
- * Linux 6.6 for the hooks.
+ * Attached by tcx (Linux 6.6), or as classifiers of clsact; Linux 5.11 for the coarse clock.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -26,7 +26,7 @@
 
 #include "abi.h"
 
-/* The packet goes on: to others' programs, then to the stack (TCX_NEXT; TC_ACT_UNSPEC). */
+/* The packet goes on: to others' programs, then to the stack (TCX_NEXT and TC_ACT_UNSPEC). */
 #define NEXT -1
 
 #define SECOND 1000000000ULL

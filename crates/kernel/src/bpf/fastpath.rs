@@ -17,6 +17,7 @@ use bowline_bpf::abi::{self, Count};
 use bowline_dataplane::objects::hooks::{HookKey, Side};
 use bowline_model::Delta;
 
+use super::attach::How;
 use super::hooks::{self, BpfError};
 use super::maps::Table;
 use crate::netlink::{LinkInfo, Netlink};
@@ -29,7 +30,7 @@ const OUR_NAMES: &str = "bowline_";
 /// `ARPHRD_ETHER` of linux/if_arp.h: the programs read and write Ethernet headers.
 const ETHERNET: u16 = 1;
 
-/// `ARPHRD_LOOPBACK`: a link that is always there, to ask the kernel about.
+/// `ARPHRD_LOOPBACK`.
 const LOOPBACK: u16 = 772;
 
 /// The maps, each by the name of its pin.
@@ -107,6 +108,7 @@ struct Loaded {
 /// Keeps the programs at the links of the network namespace that it was opened in.
 #[derive(Debug)]
 pub struct HookDriver {
+    how: How,
     netlink: Netlink,
     programs: Vec<Loaded>,
     mtus: Table,
@@ -150,16 +152,16 @@ impl Fastpath {
     /// # Errors
     /// As [`Fastpath::open`].
     pub fn open_at(bpffs: &Path, epoch: &Epoch) -> Result<Fastpath, BpfError> {
+        Fastpath::open_as(None, bpffs, epoch)
+    }
+
+    /// The same by one of the two ways, or by the better that the kernel has.
+    pub(super) fn open_as(how: Option<How>, bpffs: &Path, epoch: &Epoch) -> Result<Fastpath, BpfError> {
         let failed = |reason: String| BpfError::Load { reason };
         let mut netlink = Netlink::open().map_err(|error| failed(error.to_string()))?;
         let links = netlink.links().map_err(|error| failed(error.to_string()))?;
-        let probe = links.iter().find(|link| link.arphrd == LOOPBACK).map_or(1, |link| link.index);
-        if let Err(error) = tcx::attached(probe, Hook::Ingress) {
-            return Err(match error.raw_os_error() {
-                Some(libc::EINVAL) => BpfError::Lacks { what: "tcx hooks at links", since: "6.6" },
-                _ => failed(format!("links cannot be asked for their programs: {error}")),
-            });
-        }
+        let better = How::of_kernel(probe(&links)).map_err(|error| failed(format!("links cannot be asked for their programs: {error}")))?;
+        let how = how.unwrap_or(better);
         let maps = bpffs.join(hooks::DIRECTORY).join(hooks::maps_name());
         fs::create_dir_all(&maps).map_err(hooks::at(&maps))?;
         let mut object = EbpfLoader::new()
@@ -171,7 +173,7 @@ impl Fastpath {
         epoch.hold(Table::open(&maps, "epoch", WORD, LONG)?);
         let processors = aya::util::nr_cpus().map_err(|(what, error)| failed(format!("{what}: {error}")))?;
         Ok(Fastpath {
-            driver: HookDriver { netlink, programs, mtus: Table::open(&maps, "mtus", WORD, WORD)?, pins, known: BTreeMap::new() },
+            driver: HookDriver { how, netlink, programs, mtus: Table::open(&maps, "mtus", WORD, WORD)?, pins, known: BTreeMap::new() },
             tally: Tally {
                 counts: Table::open(&maps, "counts", WORD, LONG * processors)?,
                 carried: Table::open(&maps, "carried", abi::CARRIED_KEY, abi::CARRIED)?,
@@ -184,16 +186,12 @@ impl Fastpath {
     /// # Errors
     /// When the links cannot be listed or a program not be taken off.
     pub fn uninstall() -> Result<usize, BpfError> {
-        let all = everywhere()?;
-        for (link, hook, id) in &all {
-            match tcx::detach(*id, link.index, *hook) {
-                Err(error) if !is_gone(&error) => {
-                    return Err(BpfError::Attach { hook: "tcx", reason: format!("{}: {error}", link.name) });
-                }
-                _ => {}
-            }
+        let mut found = everywhere()?;
+        for (link, hook, id) in &found.programs {
+            let taken = found.how.detach(&mut found.netlink, *id, link.index, *hook);
+            taken.map_err(|error| BpfError::Attach { hook: "link", reason: format!("{}: {error}", link.name) })?;
         }
-        Ok(all.len())
+        Ok(found.programs.len())
     }
 
     /// Links with programs of ours, one entry for each program.
@@ -201,7 +199,8 @@ impl Fastpath {
     /// # Errors
     /// When the links cannot be listed.
     pub fn left() -> Result<Vec<String>, BpfError> {
-        Ok(everywhere()?.into_iter().map(|(link, hook, id)| format!("BPF program {id} at link {} ({hook:?})", link.name)).collect())
+        let found = everywhere()?.programs.into_iter();
+        Ok(found.map(|(link, hook, id)| format!("BPF program {id} at link {} ({hook:?})", link.name)).collect())
     }
 }
 
@@ -222,31 +221,35 @@ fn load(object: &mut Ebpf, role: Role) -> Result<Loaded, BpfError> {
     Ok(Loaded { role, fd, is })
 }
 
-/// All programs with our names at links of this namespace.
-fn everywhere() -> Result<Vec<(LinkInfo, Hook, u32)>, BpfError> {
-    let failed = |error: &dyn std::error::Error| BpfError::Load { reason: hooks::chain(error) };
-    let links = Netlink::open().and_then(|mut netlink| netlink.links()).map_err(|error| failed(&error))?;
-    let mut all = Vec::new();
+/// Programs with our names at the links of a namespace.
+struct Everywhere {
+    how: How,
+    netlink: Netlink,
+    programs: Vec<(LinkInfo, Hook, u32)>,
+}
+
+fn everywhere() -> Result<Everywhere, BpfError> {
+    let failed = |reason: String| BpfError::Load { reason };
+    let mut netlink = Netlink::open().map_err(|error| failed(hooks::chain(&error)))?;
+    let links = netlink.links().map_err(|error| failed(hooks::chain(&error)))?;
+    let how = How::of_kernel(probe(&links)).map_err(|error| failed(format!("links cannot be asked for their programs: {error}")))?;
+    let mut programs = Vec::new();
     for link in links.into_iter().filter(|link| link.arphrd == ETHERNET) {
         for hook in [Hook::Ingress, Hook::Egress] {
-            let there = match tcx::attached(link.index, hook) {
-                // A kernel without these hooks has nothing there, nor has a link that is gone.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => Vec::new(),
-                Err(error) => return Err(BpfError::Load { reason: format!("{}: its programs cannot be listed: {error}", link.name) }),
-                Ok(ids) => ids,
-            };
-            for id in there {
+            let there = how.attached(&mut netlink, link.index, hook);
+            for id in there.map_err(|error| failed(format!("{}: its programs cannot be listed: {error}", link.name)))? {
                 if tcx::program(id).is_ok_and(|program| program.name.starts_with(OUR_NAMES)) {
-                    all.push((link.clone(), hook, id));
+                    programs.push((link.clone(), hook, id));
                 }
             }
         }
     }
-    Ok(all)
+    Ok(Everywhere { how, netlink, programs })
 }
 
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+/// A link that is there, to ask the kernel about.
+fn probe(links: &[LinkInfo]) -> u32 {
+    links.iter().find(|link| link.arphrd == LOOPBACK).map_or(1, |link| link.index)
 }
 
 impl Epoch {
@@ -289,10 +292,12 @@ impl Tally {
 
 impl HookDriver {
     /// Whether everything is where it was when it was last looked. Costs two calls a link.
-    pub fn is_whole(&self) -> bool {
-        self.known.values().all(|found| {
-            let same =
-                |hook, wanted: &[Ours]| tcx::attached(found.index, hook).is_ok_and(|ids| wanted.iter().all(|ours| ids.contains(&ours.id)));
+    pub fn is_whole(&mut self) -> bool {
+        let HookDriver { how, netlink, known, .. } = self;
+        known.values().all(|found| {
+            let mut same = |hook, wanted: &[Ours]| {
+                how.attached(netlink, found.index, hook).is_ok_and(|ids| wanted.iter().all(|ours| ids.contains(&ours.id)))
+            };
             same(Hook::Ingress, &found.ingress) && same(Hook::Egress, &found.egress)
         })
     }
@@ -311,13 +316,9 @@ impl HookDriver {
         Ok(gone)
     }
 
-    fn loaded(&self, role: Role) -> Option<&Loaded> {
-        self.programs.iter().find(|program| program.role == role)
-    }
-
     /// Programs of ours at one hook of a link.
-    fn ours_at(&self, index: u32, hook: Hook, cache: &mut BTreeMap<u32, Option<Ours>>) -> Vec<Ours> {
-        let ids = tcx::attached(index, hook).unwrap_or_default();
+    fn ours_at(&mut self, index: u32, hook: Hook, cache: &mut BTreeMap<u32, Option<Ours>>) -> Vec<Ours> {
+        let ids = self.how.attached(&mut self.netlink, index, hook).unwrap_or_default();
         ids.into_iter().filter_map(|id| *cache.entry(id).or_insert_with(|| self.recognize(id))).collect()
     }
 
@@ -332,7 +333,7 @@ impl HookDriver {
         known.is_some_and(|mtu| mtu == link.mtu_bytes.to_ne_bytes())
     }
 
-    fn find(&self, link: &LinkInfo, cache: &mut BTreeMap<u32, Option<Ours>>) -> Found {
+    fn find(&mut self, link: &LinkInfo, cache: &mut BTreeMap<u32, Option<Ours>>) -> Found {
         Found {
             index: link.index,
             ingress: self.ours_at(link.index, Hook::Ingress, cache),
@@ -349,25 +350,24 @@ impl HookDriver {
         self.mtus.elements().update(&link.index.to_ne_bytes(), &link.mtu_bytes.to_ne_bytes()).map_err(|(_, error)| error)?;
         let found = self.find(link, &mut BTreeMap::new());
         for (hook, there, role) in [(Hook::Egress, &found.egress, Role::to(side)), (Hook::Ingress, &found.ingress, Role::Enter)] {
-            let program = self.loaded(role).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
             if !there.iter().any(|ours| ours.role == Some(role)) {
-                tcx::attach(program.fd.as_fd(), link.index, hook)?;
+                let HookDriver { how, netlink, programs, .. } = self;
+                let program = programs.iter().find(|program| program.role == role).ok_or(io::ErrorKind::NotFound)?;
+                how.attach(netlink, program.fd.as_fd(), link.index, hook, role.name())?;
             }
             // After it, so that at no time is there none.
             self.take_off(link.index, hook, |ours| ours.role != Some(role))?;
         }
-        self.known.insert(key.clone(), self.find(link, &mut BTreeMap::new()));
+        let found = self.find(link, &mut BTreeMap::new());
+        self.known.insert(key.clone(), found);
         Ok(())
     }
 
     /// Takes off those of ours that are chosen.
-    fn take_off(&self, index: u32, hook: Hook, chosen: impl Fn(Ours) -> bool) -> io::Result<()> {
-        for id in tcx::attached(index, hook)? {
+    fn take_off(&mut self, index: u32, hook: Hook, chosen: impl Fn(Ours) -> bool) -> io::Result<()> {
+        for id in self.how.attached(&mut self.netlink, index, hook)? {
             if self.recognize(id).is_some_and(&chosen) {
-                match tcx::detach(id, index, hook) {
-                    Err(error) if !is_gone(&error) => return Err(error),
-                    _ => {}
-                }
+                self.how.detach(&mut self.netlink, id, index, hook)?;
             }
         }
         Ok(())
@@ -378,10 +378,7 @@ impl HookDriver {
         let index = links.get(&*key.0).map(|link| link.index).or(known.map(|found| found.index));
         let Some(index) = index else { return Ok(()) };
         for hook in [Hook::Ingress, Hook::Egress] {
-            match self.take_off(index, hook, |_| true) {
-                Err(error) if !is_gone(&error) => return Err(error),
-                _ => {}
-            }
+            self.take_off(index, hook, |_| true)?;
         }
         match self.mtus.elements().delete(&index.to_ne_bytes()) {
             Err((_, error)) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),

@@ -39,14 +39,6 @@ pub enum BpfError {
     /// The process sees a container's cgroup tree, and nobody said where the node's is.
     #[error("a container's cgroup tree is not the node's")]
     Contained,
-    /// The kernel is too old.
-    #[error("the kernel has no {what} (Linux {since})")]
-    Lacks {
-        /// What it lacks.
-        what: &'static str,
-        /// The first version that has it.
-        since: &'static str,
-    },
     /// The kernel did not take the programs or their maps.
     #[error("the kernel does not take the programs: {reason}")]
     Load {
@@ -76,7 +68,6 @@ impl BpfError {
     pub fn fix(&self) -> String {
         match self {
             BpfError::NotMounted { command, .. } => format!("mount it: {command}"),
-            BpfError::Lacks { since, .. } => format!("run Linux {since} or later, or set fastPath: false"),
             BpfError::Contained => "mount the node's /sys/fs/cgroup into the container and name the place in cgroupRoot".to_owned(),
             BpfError::Load { .. } => {
                 "Linux 5.18 with CONFIG_CGROUP_BPF and the capabilities BPF, PERFMON and NET_ADMIN are needed; or set serviceMode: nftables"

@@ -7,6 +7,7 @@
 //!
 //! Invariant: what a map lacks is served by the packet filter's rules.
 
+mod attach;
 mod fastpath;
 mod hooks;
 mod maps;

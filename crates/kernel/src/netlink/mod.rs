@@ -4,6 +4,7 @@
 //! must be gone and is, are no errors. Families split only where a message is written or read. Reference: rtnetlink(7), RFC 3549.
 
 mod address;
+mod classifier;
 mod driver;
 
 mod error;
