@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::foreign::shell;
+use super::sockets::switch;
 use crate::common::cluster::pods;
 use crate::common::generator::{Generator, all_answered, unbroken};
-use crate::common::lab::Lab;
+use crate::common::lab::{Lab, eventually};
 use crate::common::objects::{PORT, idle, server};
 use crate::common::rows::Bench;
 
@@ -17,6 +18,45 @@ fn carried(lab: &Lab, node: &str) -> Result<u64> {
     let page = shell(lab, node, "curl -s --max-time 3 http://127.0.0.1:10249/metrics")?;
     let line = page.lines().find_map(|line| line.strip_prefix("bowline_fastpath_packets_total "));
     line.and_then(|number| number.trim().parse().ok()).with_context(|| format!("{node}: no count of carried packets"))
+}
+
+/// Connections and datagrams live on when the fast path is taken from under them, and when it comes.
+pub(crate) fn over_a_switch(bench: &Bench) -> Result<String> {
+    let lab = bench.lab()?;
+    lab.apply_objects(&[
+        server("switch-near", "n1", "switch")?,
+        server("switch-far", "n2", "switch")?,
+        idle("switch-client", "n1", "switch-client")?,
+    ])?;
+    lab.settled()?;
+    let mut targets = Vec::new();
+    for server in pods(lab, "app=switch")? {
+        for v6 in lab.families() {
+            targets.push(SocketAddr::new(server.ip(v6)?, PORT).to_string());
+        }
+    }
+    let begin = |head: &[&str]| {
+        let words: Vec<&str> = head.iter().copied().chain(targets.iter().map(String::as_str)).collect();
+        Generator::in_pod(lab, "switch-client", &words)
+    };
+    let before = carried(lab, "n1")?;
+    let (flows, streams) = (begin(&["datagrams", "switch", "2000"])?, begin(&["stream", "8"])?);
+    eventually(|| {
+        ensure!(carried(lab, "n1")? > before, "nothing is carried yet");
+        Ok(())
+    })?;
+    for mode in ["false", "true", "false", "true"] {
+        switch(lab, "fastPath", mode)?;
+    }
+    let there = carried(lab, "n1")?;
+    eventually(|| {
+        ensure!(carried(lab, "n1")? > there, "nothing is carried after the last switch");
+        Ok(())
+    })?;
+    let sent = all_answered(&flows.finish()?)?;
+    let (requests, slowest) = unbroken(&streams.finish()?)?;
+    lab.delete("pod", &["switch-near", "switch-far", "switch-client"])?;
+    Ok(format!("4 switches: 0 of {sent} datagrams lost, 0 connections broke ({requests} requests, slowest {slowest} ms)"))
 }
 
 /// Datagrams and requests on connections, to a pod of the same node and to one of another.

@@ -213,24 +213,26 @@ pub(crate) fn over_a_restart(bench: &Bench) -> Result<String> {
     Ok("the same hooks, no object written; without an agent connections go straight".to_owned())
 }
 
+/// Starts the agent of n1 anew with other settings: lines of its file, by what they begin with.
+pub(crate) fn switch(lab: &Lab, key: &str, value: &str) -> Result<()> {
+    lab.agent("stop", "n1")?;
+    shell(lab, "n1", &format!("sed -i -e '1i {key}: {value}' -e '/^{key}: /d' /etc/bowline/agent.yaml"))?;
+    lab.agent("start", "n1")?;
+    lab.settled()
+}
+
 /// An agent that is started in the other mode takes hooks and maps off, and the rules serve.
 pub(crate) fn other_mode(bench: &Bench) -> Result<String> {
     let lab = bench.lab()?;
     populated(lab)?;
-    let switch = |mode: &str| -> Result<()> {
-        lab.agent("stop", "n1")?;
-        shell(lab, "n1", &format!("sed -i 's/^serviceMode: .*/serviceMode: {mode}/' /etc/bowline/agent.yaml"))?;
-        lab.agent("start", "n1")?;
-        lab.settled()
-    };
-    switch("nftables")?;
+    switch(lab, "serviceMode", "nftables")?;
     let left = shell(lab, "n1", &format!("ls -d {HOME} 2>/dev/null; true"))?;
     ensure!(left.is_empty(), "left: {left}");
     let v6 = lab.families().first().copied().unwrap_or(false);
     let address = cluster_ip(lab, "sock-web", "default", v6)?;
     reached(lab, address)?;
     ensure!(tracked(lab, "n1", address)? > 0, "no connection went by the rules");
-    switch("ebpf")?;
+    switch(lab, "serviceMode", "ebpf")?;
     ensure!(attached(lab, "n1")?.len() == HOOKS, "the hooks are not back");
     reached(lab, address)?;
     Ok("nothing in the BPF file system, the rules serve; and back".to_owned())
