@@ -6,6 +6,7 @@
 pub mod codes;
 mod compiler;
 pub mod dns;
+pub mod explain;
 pub mod fuzz;
 pub mod ipam;
 pub mod oracle;

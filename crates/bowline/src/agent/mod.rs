@@ -67,7 +67,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let started = Instant::now();
     tracing::info!(
         node = config.node_name,
-        backend = status::backend_word(&config.backend),
+        backend = config.backend.word(),
         version = env!("CARGO_PKG_VERSION"),
         "agent started"
     );
