@@ -23,9 +23,11 @@ use crate::codes;
 use crate::world::World;
 use ends::{Aim, Place};
 use view::View;
+pub(crate) use view::attach_pods;
 use way::Walk;
 
 pub use question::{NameKind, PortAsked, Question, Whom};
+pub(crate) use question::{port as read_port, whom as read_whom};
 pub use render::Paint;
 pub use told::{EndTold, Entry, Explanation, Hop, Outcome, Path, PolicyTold, Seen, Step};
 
