@@ -141,6 +141,12 @@ pub(crate) const CODES: &[Explained] = &[
                by itself. An agent that starts meanwhile says BW1201.",
     },
     Explained {
+        code: 1210,
+        title: "the agent cannot answer yet",
+        text: "`bowline explain` asks the agent, which knows the cluster once it has listed every kind of object, and looks into the kernel.\n\
+               `bowline status` says what it waits for.",
+    },
+    Explained {
         code: 1220,
         title: "an address of kube-proxy's /healthz or /metrics cannot be opened",
         text: "Somebody else has the address, most likely a kube-proxy that still runs on the node, or it is not this machine's. Services are\n\

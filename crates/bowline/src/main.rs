@@ -40,6 +40,11 @@ enum Command {
     Lab(bowline_lab::LabCommand),
     /// What the agents do and what is wrong, on this node or in a lab
     Status(commands::status::StatusArgs),
+    /// Say why a connection passes or not: services, the way, every policy, and what would let it pass
+    Explain(commands::explain::ExplainArgs),
+    /// Work with network policies, without a cluster
+    #[command(subcommand)]
+    Policy(commands::policy::PolicyCommand),
     /// Test the connectivity of a whole cluster: pods, services, names, the outside, policy
     Check(commands::check::CheckArgs),
     /// Remove everything of Bowline from this node, or prove that nothing is left
@@ -85,6 +90,8 @@ fn main() -> ExitCode {
         Command::Lab(command) => bowline_lab::run(command),
         Command::Hidden(hidden) => bowline_lab::run_hidden(hidden),
         Command::Status(args) => commands::status::run(&args),
+        Command::Explain(args) => commands::explain::run(&args),
+        Command::Policy(command) => commands::policy::run(&command),
         Command::Check(args) => commands::check::run(&args),
         Command::Uninstall(args) => commands::uninstall::run(&args),
         Command::Probe(args) => commands::probe::run(&args),

@@ -52,4 +52,20 @@ codes! {
     BAD_POLICY_TYPE = 4005: "A policyType of a NetworkPolicy is neither Ingress nor Egress; the policy is taken to close both directions.";
     /// A policy cannot be read.
     POLICY_UNREADABLE = 4006: "A NetworkPolicy has a field of the wrong type; the pods that it selects (all of its namespace if that cannot be read) are closed in both directions.";
+    /// A question to `bowline explain` cannot be understood.
+    BAD_QUESTION = 4101: "`bowline explain SRC DST[:PORT[/PROTOCOL]]` takes for each end NAMESPACE/POD, NAMESPACE/SERVICE, NODE or an address. pod/NAMESPACE/NAME, svc/NAMESPACE/NAME and node/NAME say which of them is meant; an IPv6 address with a port stands in brackets. PROTOCOL is tcp, udp or sctp.";
+    /// An end of the question is not in the cluster.
+    NO_SUCH_END = 4102: "No pod, service or node has the name that was asked for, or the address is one of the pod network that nobody holds. kubectl get pods,services -A and kubectl get nodes show what there is.";
+    /// An end of the question can be a pod and a service.
+    AMBIGUOUS_END = 4103: "A pod and a service of that namespace have the same name. Write pod/NAMESPACE/NAME or svc/NAMESPACE/NAME.";
+    /// An end of the question has no address to talk to.
+    END_WITHOUT_ADDRESS = 4104: "The pod has no address (it waits, or has ended), the service has no cluster address or no endpoint, the node has no InternalIP, or the two ends have no address family in common.";
+    /// The port of the question is not one of the destination's.
+    NO_SUCH_PORT = 4105: "The destination has no port of that name or number, or has several and none was named. The port of a service is the service's own, not its endpoints'.";
+    /// A file of policy cases cannot be read.
+    BAD_CASES = 4110: "A file for `bowline policy test` is YAML with manifests (paths, relative to the file, or objects) and cases (from, to, port, expect: pass or drop). The message names file, case and field; docs/guides/policy.md has an example.";
+    /// A manifest of a file of policy cases cannot be read.
+    BAD_MANIFEST = 4111: "A manifest that a file of policy cases names is not there, is no YAML, or has an object that cannot be read. Objects of kinds that say nothing about policies are left out and are no error.";
+    /// What was explained, the oracle and the kernel do not agree.
+    VERDICTS_DIFFER = 4120: "`bowline explain` found that its own verdict, the oracle's and that of the rules in the kernel are not the same. Either the cluster changed while it looked (ask again), or someone changed the table inet bowline, or it is a bug: please report it with the output of -o json. The kernel's verdict is what holds.";
 }

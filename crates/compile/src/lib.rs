@@ -3,9 +3,11 @@
 //! Invariant: pure. No I/O, no clock, no async; the result depends on the world as it is, never on how it became so. One bad
 //! object becomes a problem and never drops a good one; a policy that cannot be understood closes.
 
+pub mod cases;
 pub mod codes;
 mod compiler;
 pub mod dns;
+pub mod explain;
 pub mod fuzz;
 pub mod ipam;
 pub mod oracle;

@@ -40,6 +40,8 @@ const HINT_SETTLES: Duration = Duration::from_secs(1);
 pub(crate) struct Applied {
     /// The newest intent that was written; revision 0 before the first.
     pub(crate) intent: Arc<Intent>,
+    /// The machine that it was lowered for.
+    pub(crate) host: Arc<HostFacts>,
     /// MTU for new pods, in bytes.
     pub(crate) pod_mtu_bytes: u32,
     /// Objects that the kernel does not take, and what else is wrong on this node.
@@ -330,6 +332,9 @@ impl Applier {
         let (socket_hooks, fast_path) = (self.sockets.are_used(), self.fastpath.is_used());
         self.applied.send_modify(|applied| {
             applied.intent = self.lowered.clone();
+            if *applied.host != self.host {
+                applied.host = Arc::new(self.host.clone());
+            }
             applied.pod_mtu_bytes = pod_mtu_bytes;
             applied.socket_hooks = socket_hooks;
             applied.fast_path = fast_path;

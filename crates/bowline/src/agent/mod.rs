@@ -10,6 +10,7 @@ mod cni_server;
 mod config;
 #[cfg(test)]
 mod deployed;
+pub(crate) mod explain;
 mod fastpath;
 mod front;
 mod health;
@@ -65,12 +66,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(8);
 pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let config = AgentConfig::load(&args).map_err(anyhow::Error::msg)?;
     let started = Instant::now();
-    tracing::info!(
-        node = config.node_name,
-        backend = status::backend_word(&config.backend),
-        version = env!("CARGO_PKG_VERSION"),
-        "agent started"
-    );
+    tracing::info!(node = config.node_name, backend = config.backend.word(), version = env!("CARGO_PKG_VERSION"), "agent started");
     prepare(&config);
     make_directories(&config)?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -80,7 +76,8 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let (applied_to, applied) = watch::channel(Applied::default());
 
     let ledger = Ledger::open(&config.cluster_cidrs);
-    let turn = Turn::new(settings(&config), heard, published_to, names_to, ledger.clone());
+    let (worlds, onlookers) = mpsc::channel(1);
+    let turn = Turn::new(settings(&config), heard, onlookers, published_to, names_to, ledger.clone());
     let channels = Channels { changes: changes.clone(), published: published.clone(), applied: applied.clone() };
     let cni = Arc::new(CniServer::open(&config.state_dir, channels).await.with_context(|| config.state_dir.display().to_string())?);
     // Others hold senders of changes for as long as the process lives, so the turn does not end by itself.
@@ -103,6 +100,8 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         status_socket.set_nonblocking(true)?;
         status_socket
     })?));
+    let explaining = explain::Explaining { node: config.node_name.clone(), worlds, applied: teller.applied.clone() };
+    tokio::spawn(explaining.serve(explain::listen(&config.run_dir)?));
     serve_names(&config, names, &stop, &tasks)?;
     serve_cni(&config, &cni)?;
     // Deletions that came while no agent was there; the collector takes up what cannot be finished yet.

@@ -165,7 +165,7 @@ impl Teller {
             kind: "NodeStatus".into(),
             node: self.node.clone(),
             state: state.into(),
-            backend: backend_word(&self.backend).into(),
+            backend: self.backend.word().into(),
             mode: mode_in_force(self.mode, &applied).word().into(),
             fast_path: applied.fast_path,
             pods: applied.intent.pods.pods.len(),
@@ -203,15 +203,6 @@ impl Teller {
                 let _ = tokio::time::timeout(Duration::from_secs(5), stream.write_all(&bytes)).await;
             });
         }
-    }
-}
-
-/// The backend in one word, as it is chosen.
-pub(crate) fn backend_word(backend: &BackendConf) -> &'static str {
-    match backend {
-        BackendConf::Vxlan { direct_routing: false, .. } => "vxlan",
-        BackendConf::Vxlan { direct_routing: true, .. } => "vxlan+direct",
-        BackendConf::HostGw => "host-gw",
     }
 }
 

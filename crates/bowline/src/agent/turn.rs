@@ -12,8 +12,9 @@ use bowline_kubeproxy::Changes;
 use bowline_model::Problem;
 use bowline_model::intent::Intent;
 use bowline_model::intent::dns::DnsIntent;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::explain::Known;
 use super::ledger::{self, Ledger};
 
 /// Changes that may wait before the sender has to.
@@ -56,6 +57,8 @@ pub(crate) struct Turn {
     compiler: Compiler,
     revision: u64,
     changes: mpsc::Receiver<Change>,
+    /// Those who want to look at the world.
+    onlookers: mpsc::Receiver<oneshot::Sender<Known>>,
     published: watch::Sender<Published>,
     names: watch::Sender<Option<Arc<DnsIntent>>>,
     heard: Changes,
@@ -67,19 +70,32 @@ impl Turn {
     pub(crate) fn new(
         settings: Settings,
         changes: mpsc::Receiver<Change>,
+        onlookers: mpsc::Receiver<oneshot::Sender<Known>>,
         published: watch::Sender<Published>,
         names: watch::Sender<Option<Arc<DnsIntent>>>,
         ledger: Arc<Ledger>,
     ) -> Self {
         let (world, compiler, heard) = (World::new(settings), Compiler::default(), Changes::default());
-        Turn { world, compiler, revision: 0, changes, published, names, heard, ledger }
+        Turn { world, compiler, revision: 0, changes, onlookers, published, names, heard, ledger }
     }
 
     /// Folds and compiles until every sender is gone.
     pub(crate) async fn run(mut self) {
         let mut ready = Vec::new();
         let mut touched = Touched::default();
-        while self.changes.recv_many(&mut ready, CHANNEL_CHANGES).await > 0 {
+        loop {
+            let heard = tokio::select! {
+                heard = self.changes.recv_many(&mut ready, CHANNEL_CHANGES) => heard,
+                Some(onlooker) = self.onlookers.recv() => {
+                    let known = self.world.is_synced().then(|| (self.world.clone(), self.revision));
+                    // Whoever asked may be gone.
+                    let _ = onlooker.send(known);
+                    continue;
+                }
+            };
+            if heard == 0 {
+                return;
+            }
             for change in ready.drain(..) {
                 ledger::count(&change, &mut self.heard);
                 touched.merge(self.world.apply(change).value);

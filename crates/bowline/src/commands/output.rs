@@ -1,13 +1,16 @@
 //! Tables, marks and formats, the same for every command.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use bowline_compile::explain::Outcome;
 use clap::ValueEnum;
 use serde::Serialize;
 
 /// Exit status: the result is bad.
 pub(crate) const BAD: u8 = 1;
+/// Exit status: the command was not called as it must be.
+pub(crate) const USAGE: u8 = 2;
 /// Exit status: it could not be found out.
 pub(crate) const UNKNOWN: u8 = 3;
 
@@ -21,6 +24,42 @@ pub(crate) enum Format {
     Json,
     /// One YAML document.
     Yaml,
+}
+
+/// When colours are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set or TERM is dumb.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Color {
+    fn is_used(self) -> bool {
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        match self {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => io::stdout().is_terminal() && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
+        }
+    }
+
+    /// What puts the word of a verdict into its colour.
+    pub(crate) fn painter(self) -> impl Fn(Outcome, &str) -> String {
+        let used = self.is_used();
+        move |outcome, word| {
+            let code = match outcome {
+                Outcome::Pass => 32,
+                Outcome::Reject => 33,
+                Outcome::Drop => 31,
+            };
+            if used { format!("\u{1b}[{code}m{word}\u{1b}[0m") } else { word.to_owned() }
+        }
+    }
 }
 
 /// Writes a document as JSON or YAML; a table is the caller's business.

@@ -8,6 +8,7 @@ use bowline_model::Problem;
 use clap::Args;
 use serde::Serialize;
 
+use super::agents::{self, Agents};
 use super::output::{self, Format, Mark};
 use crate::agent::status::{self, NodeStatus};
 
@@ -58,17 +59,7 @@ pub(crate) fn run(args: &StatusArgs) -> ExitCode {
 }
 
 fn gather(args: &StatusArgs) -> Result<Status, Problem> {
-    let here = args.run_dir.join("agent.sock");
-    let (name, places) = if args.name.is_none() && here.exists() {
-        ("this node".to_owned(), vec![("this node".to_owned(), args.run_dir.clone())])
-    } else {
-        let name = match &args.name {
-            Some(name) => name.clone(),
-            None => only_lab(&here)?,
-        };
-        let places = bowline_lab::agent_run_dirs(&name).map_err(|e| no_agent(&format!("lab {name}")).because(format!("{e:#}")))?;
-        (name, places)
-    };
+    let Agents { name, places } = agents::find(args.name.as_deref(), &args.run_dir)?;
     let (mut nodes, mut silent) = (Vec::new(), Vec::new());
     let mut why = String::new();
     for (node, run_dir) in places {
@@ -81,23 +72,10 @@ fn gather(args: &StatusArgs) -> Result<Status, Problem> {
         }
     }
     if nodes.is_empty() {
-        return Err(no_agent(&name).because(why));
+        return Err(agents::none_answers(&name).because(why));
     }
     let good = silent.is_empty() && nodes.iter().all(|n| n.state == "ok");
     Ok(Status { api_version: "bowline.io/v1", kind: "Status", name, state: if good { "ok" } else { "degraded" }, nodes, silent })
-}
-
-fn only_lab(here: &std::path::Path) -> Result<String, Problem> {
-    let labs = bowline_lab::running();
-    match labs.as_slice() {
-        [one] => Ok(one.clone()),
-        [] => Err(no_agent(&here.display().to_string()).because("no agent's socket here, and no lab runs")),
-        many => Err(no_agent("--name").because(format!("several labs run: {}; name one", many.join(", ")))),
-    }
-}
-
-fn no_agent(place: &str) -> Problem {
-    Problem::new(1203, "no agent answers", place, "start the agent (bowline agent, or bowline lab up), and run this as root")
 }
 
 fn render(status: &Status) -> String {

@@ -1,5 +1,6 @@
 //! The agent's conduct on a node: others' objects untouched, its own repaired, connections cut when they are no longer allowed, datagrams
-//! moved when their endpoint goes, kube-proxy's outer conduct, and nothing left after `bowline uninstall`.
+//! moved when their endpoint goes, explanations that say what packets do, kube-proxy's outer conduct, and nothing left after `bowline
+//! uninstall`.
 //!
 //! Words select checks by name; `--long` is taken and changes nothing here.
 #![allow(clippy::disallowed_methods, reason = "a test runner starts processes and keeps their time")]
@@ -8,6 +9,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod cut;
+mod explain;
 mod fastpath;
 mod foreign;
 mod kubeproxy;
@@ -23,6 +25,7 @@ use common::rows::{Group, Row};
 const ROWS: &[Row] = &[
     Row { name: "cut", title: "a policy cuts what it no longer allows", check: cut::by_policy },
     Row { name: "absence", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
+    Row { name: "explain", title: "explain says what packets do", check: explain::says_what_packets_do },
     Row { name: "moves", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
     Row { name: "returns", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
     Row { name: "foreign", title: "others' objects are untouched", check: foreign::untouched },
@@ -36,6 +39,7 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "sockets", title: "a socket goes straight to the endpoint", check: sockets::straight },
     Row { name: "loopback", title: "node ports answer on loopback", check: sockets::on_loopback },
     Row { name: "refused", title: "no endpoint is refused at the socket", check: sockets::refused },
+    Row { name: "explain-ebpf", title: "explain says what packets do", check: explain::says_what_packets_do },
     Row { name: "kept", title: "a socket keeps its endpoint", check: sockets::kept },
     Row { name: "moves-ebpf", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
     Row { name: "returns-ebpf", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },

@@ -8,6 +8,7 @@ mod member;
 mod rules;
 mod selector;
 mod sets;
+mod story;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use judge::{Flow, Judge, Reason, Verdict, judge};
 use member::Member;
 use rules::Compiled;
 use sets::{SetKey, Sets, Shift};
+pub(crate) use story::{Packet, Side, Subject, ask};
 
 use crate::world::{Attached, Touched, World};
 

@@ -241,18 +241,28 @@ impl Reader<'_> {
     }
 }
 
-enum PortFound {
+/// A block as it is understood; none if it matches nothing.
+pub(super) fn read_block(name: &PolicyName, block: &IpBlock) -> Option<Block> {
+    Reader { name, sets: BTreeSet::new(), problems: Vec::new() }.block("", block)
+}
+
+/// What a port of a policy means.
+pub(super) enum PortFound {
+    /// These numbers.
     Match(PortMatch),
+    /// The destination's port of that name.
     Named(Arc<str>, Protocol),
 }
 
-struct BadPort {
+/// Why a port of a policy matches nothing.
+pub(super) struct BadPort {
     what: String,
     field: &'static str,
     fix: &'static str,
 }
 
-fn port_match(port: &PolicyPort) -> Result<PortFound, BadPort> {
+/// Reads a port of a policy.
+pub(super) fn port_match(port: &PolicyPort) -> Result<PortFound, BadPort> {
     let bad = |what: String, field, fix| Err(BadPort { what, field, fix });
     let protocol = port.protocol.as_deref().unwrap_or("TCP");
     let protocol = match protocol {

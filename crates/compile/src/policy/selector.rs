@@ -64,19 +64,73 @@ impl Selector {
 
     /// Whether it chooses an object with these labels.
     pub(crate) fn matches(&self, labels: &Labels) -> bool {
-        self.requirements.iter().all(|requirement| {
-            let value = labels.get(&requirement.key);
-            match &requirement.test {
-                Test::In(values) => value.is_some_and(|value| values.contains(value)),
-                Test::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
-                Test::Exists => value.is_some(),
-                Test::DoesNotExist => value.is_none(),
-            }
-        })
+        self.requirements.iter().all(|requirement| requirement.holds(labels))
+    }
+}
+
+/// A requirement that labels do not meet, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unmet {
+    /// What is wanted: `app=admin`.
+    pub(crate) wants: String,
+    /// What there is: `app=web`, `no app`.
+    pub(crate) has: String,
+    /// What would meet it, after a name: `had app=admin`.
+    pub(crate) change: String,
+}
+
+impl Selector {
+    /// Whether it wants nothing.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.requirements.is_empty()
+    }
+
+    /// What it wants, for people: `app=admin, tier in (a, b)`.
+    pub(crate) fn words(&self) -> String {
+        let each: Vec<String> = self.requirements.iter().map(Requirement::words).collect();
+        each.join(", ")
+    }
+
+    /// The requirements that these labels do not meet.
+    pub(crate) fn unmet(&self, labels: &Labels) -> Vec<Unmet> {
+        let unmet = self.requirements.iter().filter(|requirement| !requirement.holds(labels));
+        unmet.map(|requirement| requirement.unmet(labels)).collect()
     }
 }
 
 impl Requirement {
+    fn holds(&self, labels: &Labels) -> bool {
+        let value = labels.get(&self.key);
+        match &self.test {
+            Test::In(values) => value.is_some_and(|value| values.contains(value)),
+            Test::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            Test::Exists => value.is_some(),
+            Test::DoesNotExist => value.is_none(),
+        }
+    }
+
+    fn words(&self) -> String {
+        let key = self.key.escape_debug();
+        let list = |values: &BTreeSet<Arc<str>>| values.iter().map(|value| value.escape_debug().to_string()).collect::<Vec<_>>().join(", ");
+        match &self.test {
+            Test::In(values) if values.len() == 1 => format!("{key}={}", list(values)),
+            Test::In(values) => format!("{key} in ({})", list(values)),
+            Test::NotIn(values) => format!("{key} not in ({})", list(values)),
+            Test::Exists => format!("any {key}"),
+            Test::DoesNotExist => format!("no {key}"),
+        }
+    }
+
+    fn unmet(&self, labels: &Labels) -> Unmet {
+        let key = self.key.escape_debug();
+        let has = labels.get(&self.key).map_or(format!("no {key}"), |value| format!("{key}={}", value.escape_debug()));
+        let change = match &self.test {
+            Test::In(_) | Test::Exists | Test::DoesNotExist => format!("had {}", self.words()),
+            Test::NotIn(_) => format!("had another {key}"),
+        };
+        Unmet { wants: self.words(), has, change }
+    }
+
     fn parse(wanted: &LabelRequirement) -> Result<Requirement, (String, &'static str)> {
         let values: BTreeSet<Arc<str>> = wanted.values.iter().cloned().collect();
         let operator = wanted.operator.escape_debug();

@@ -12,6 +12,7 @@ mod eval;
 mod faults;
 mod packet;
 pub mod sockets;
+mod way;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use crate::objects::nft::{BaseChain, ChainKind, ChainSpec, ElementSpec, Hook, NftKey, NftObject, SetSpec};
 
 pub use packet::{Connection, Packet};
+pub use way::{LeadsTo, through};
 
 /// The table with all that is in it.
 #[derive(Debug, Clone, Default)]

@@ -14,6 +14,7 @@ mod properties;
 mod render;
 mod services;
 mod snapshot;
+mod through;
 
 use bench::Bench;
 use expect_test::Expect;

@@ -238,7 +238,7 @@ impl NftDriver {
         Ok(())
     }
 
-    fn read_all(&mut self, wanted: &BTreeMap<NftKey, NftObject>) -> Result<BTreeMap<NftKey, NftSeen>, NftError> {
+    pub(super) fn read_all(&mut self, wanted: &BTreeMap<NftKey, NftObject>) -> Result<BTreeMap<NftKey, NftSeen>, NftError> {
         self.known = None;
         let mut known = Known { chains: read::chains(&mut self.socket)?, ..Known::default() };
         let mut seen = BTreeMap::new();

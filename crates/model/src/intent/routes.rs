@@ -37,6 +37,17 @@ fn default_vxlan_port() -> u16 {
     8472
 }
 
+impl BackendConf {
+    /// It in one word, as it is chosen.
+    pub fn word(&self) -> &'static str {
+        match self {
+            BackendConf::Vxlan { direct_routing: false, .. } => "vxlan",
+            BackendConf::Vxlan { direct_routing: true, .. } => "vxlan+direct",
+            BackendConf::HostGw => "host-gw",
+        }
+    }
+}
+
 impl Default for BackendConf {
     fn default() -> Self {
         BackendConf::Vxlan { vni: default_vni(), port: default_vxlan_port(), direct_routing: false }

@@ -13,6 +13,7 @@ mod load;
 mod lowered;
 mod packets;
 mod random;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -1,0 +1,138 @@
+//! What is in this node's kernel, asked about the packets of an explanation.
+//!
+//! The table is read back and the packets are taken through it by the interpreter, so that what answers is the rules as they are in force,
+//! not those that are wanted.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bowline_compile::explain::{Entry, Explanation, Hop, Outcome, Seen};
+use bowline_dataplane::interpret::{self, End, LeadsTo, Packet, Table};
+use bowline_kernel::nft::NftDriver;
+use bowline_model::Protocol;
+use bowline_model::intent::Intent;
+use bowline_model::intent::pods::PodIntent;
+use bowline_model::intent::routes::BackendConf;
+
+use crate::agent::apply::Applied;
+
+/// Adds the kernel's verdicts for what this node decides.
+pub(super) fn ask(explanation: &mut Explanation, node: &str, applied: &Applied) {
+    let protocol = explanation.protocol;
+    let mut kernel: Option<Result<Kernel<'_>, String>> = None;
+    for path in &mut explanation.paths {
+        for (hop, seen) in path.hops.iter().zip(&mut path.seen) {
+            if hop.node != node {
+                continue;
+            }
+            seen.asked = true;
+            match kernel.get_or_insert_with(|| Kernel::read(applied)) {
+                Ok(kernel) => kernel.judge(hop, protocol, seen),
+                Err(why) => seen.by.clone_from(why),
+            }
+        }
+    }
+}
+
+/// The table as it is in the kernel, and what a packet needs beside it.
+struct Kernel<'a> {
+    table: Table,
+    applied: &'a Applied,
+    local: BTreeSet<IpAddr>,
+}
+
+impl<'a> Kernel<'a> {
+    fn read(applied: &'a Applied) -> Result<Kernel<'a>, String> {
+        let wanted = bowline_dataplane::lower(&Intent::default(), &applied.intent, &applied.host).value.nft.set;
+        let snapshot = NftDriver::open().and_then(|mut driver| driver.snapshot(&wanted)).map_err(|error| error.to_string())?;
+        if let Some(chain) = snapshot.strange.first() {
+            return Err(format!("chain {chain} holds rules that are not ours"));
+        }
+        let local = applied.host.links.iter().flat_map(|link| link.addresses.iter().map(|net| net.addr())).collect();
+        Ok(Kernel { table: Table::from_objects(&snapshot.objects), applied, local })
+    }
+
+    fn judge(&mut self, hop: &Hop, protocol: Protocol, seen: &mut Seen) {
+        // Each choice in turn, as the kernel's random number would make it.
+        let choices = u32::try_from(hop.choices.max(1)).unwrap_or(u32::MAX);
+        for choice in 0..choices {
+            let Some(mut packet) = self.packet(hop, protocol) else {
+                seen.by = "the pod is not attached here".to_owned();
+                return;
+            };
+            let middle = (u64::from(choice) * 2 + 1) * (1 << 31) / u64::from(choices);
+            packet.random = u32::try_from(middle).unwrap_or(u32::MAX);
+            let (applied, local) = (self.applied, &self.local);
+            let outcome = interpret::through(&mut self.table, &mut packet, |ip| leads_to(applied, local, ip));
+            let arrived = (packet.dst, packet.dst_port);
+            if arrived == hop.onward || (arrived == hop.dst && !outcome.passes()) {
+                let by = outcome.by.map(|(chain, says)| says.unwrap_or(chain));
+                match outcome.end {
+                    End::Accept => seen.kernel = Some(Outcome::Pass),
+                    End::Drop => (seen.kernel, seen.by) = (Some(Outcome::Drop), text(by)),
+                    End::Reset | End::Unreachable => (seen.kernel, seen.by) = (Some(Outcome::Reject), text(by)),
+                    End::Fault(fault) => seen.by = fault.to_string(),
+                }
+                return;
+            }
+        }
+        // Whatever was explained, it was not this.
+        let other = if seen.explained == Outcome::Reject { Outcome::Drop } else { Outcome::Reject };
+        (seen.kernel, seen.by) = (Some(other), "its services lead elsewhere".to_owned());
+    }
+
+    /// The packet as it comes in.
+    fn packet(&self, hop: &Hop, protocol: Protocol) -> Option<Packet> {
+        let mut packet = Packet::new(hop.src, hop.dst.0, protocol.number(), hop.dst.1);
+        packet.local_addresses.clone_from(&self.local);
+        match &hop.entry {
+            Entry::Pod => {
+                let pod = pod_at(self.applied, &hop.src)?;
+                packet.iif = pod.host_ifname.to_string();
+                packet.ether_src = Some(pod.mac);
+            }
+            Entry::OwnNode => {}
+            Entry::Outside => packet.iif = uplink(self.applied),
+            Entry::Fabric(from) => {
+                packet.iif = fabric(self.applied);
+                let peers = &self.applied.intent.routes.peers;
+                packet.ether_src = peers.iter().find(|(name, _)| name.as_str() == from).map(|(_, peer)| peer.vtep_mac);
+            }
+        }
+        Some(packet)
+    }
+}
+
+fn text(by: Option<Arc<str>>) -> String {
+    by.map(|by| by.to_string()).unwrap_or_default()
+}
+
+fn pod_at<'a>(applied: &'a Applied, ip: &IpAddr) -> Option<&'a Arc<PodIntent>> {
+    applied.intent.pods.pods.values().find(|pod| pod.ips.contains(ip))
+}
+
+fn leads_to(applied: &Applied, local: &BTreeSet<IpAddr>, ip: &IpAddr) -> LeadsTo {
+    if local.contains(ip) || ip.is_loopback() {
+        return LeadsTo::Node;
+    }
+    if let Some(pod) = pod_at(applied, ip) {
+        return LeadsTo::Link(pod.host_ifname.to_string());
+    }
+    let of_peer = applied.intent.routes.peers.values().any(|peer| peer.pod_cidrs.iter().any(|net| net.contains(ip)));
+    LeadsTo::Link(if of_peer { fabric(applied) } else { uplink(applied) })
+}
+
+/// The link that the nodes' own addresses are on.
+fn uplink(applied: &Applied) -> String {
+    let host = &applied.host;
+    host.default_link.clone().or_else(|| host.links.first().map(|link| link.name.clone())).map_or_else(String::new, |name| name.to_string())
+}
+
+/// The link that leads to other nodes' pods.
+fn fabric(applied: &Applied) -> String {
+    match applied.intent.routes.backend {
+        BackendConf::Vxlan { vni, .. } => format!("bowline.{vni}"),
+        BackendConf::HostGw => uplink(applied),
+    }
+}

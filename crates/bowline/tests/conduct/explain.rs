@@ -1,0 +1,206 @@
+//! What `bowline explain` says is what packets do, under policies of many forms; and the oracle and every kernel on the way say the same.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::common::cluster;
+use crate::common::generator::Generator;
+use crate::common::lab::Lab;
+use crate::common::objects::{PORT, server, service};
+use crate::common::rows::Bench;
+
+/// Pods by name, node and app.
+const PODS: [(&str, &str, &str); 4] = [("ex-a", "n1", "ex-a"), ("ex-b", "n1", "ex-b"), ("ex-c", "n3", "ex-c"), ("ex-d", "n2", "ex-a")];
+
+/// Names of policies of a round; each may be there or not.
+const POLICIES: [&str; 3] = ["ex-one", "ex-two", "ex-three"];
+
+/// A port that a service gives on every node.
+const NODE_PORT: u16 = 30_977;
+
+/// xorshift64: the same policies in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap_or_default() % limit
+    }
+
+    fn pick<'t>(&mut self, options: &[&'t str]) -> &'t str {
+        options[self.below(options.len())]
+    }
+
+    fn selector(&mut self) -> Value {
+        match self.below(4) {
+            0 => json!({}),
+            1 => json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": [self.pick(&["ex-a", "ex-b"])]}]}),
+            _ => json!({"matchLabels": {"app": self.pick(&["ex-a", "ex-b", "ex-c"])}}),
+        }
+    }
+
+    fn peer(&mut self) -> Value {
+        match self.below(5) {
+            0 => json!({"namespaceSelector": {}, "podSelector": self.selector()}),
+            1 => {
+                let blocks = [
+                    json!({"cidr": "10.42.0.0/16", "except": ["10.42.1.0/24"]}),
+                    json!({"cidr": "192.168.200.0/24"}),
+                    json!({"cidr": "203.0.113.0/24"}),
+                    json!({"cidr": "::/0"}),
+                ];
+                json!({"ipBlock": blocks[self.below(blocks.len())]})
+            }
+            _ => json!({"podSelector": self.selector()}),
+        }
+    }
+
+    fn rule(&mut self, peers: &str) -> Value {
+        let mut rule = json!({});
+        if self.below(4) != 0 {
+            rule[peers] = (0..=self.below(2)).map(|_| self.peer()).collect();
+        }
+        match self.below(4) {
+            0 => rule["ports"] = json!([{"port": PORT}]),
+            1 => rule["ports"] = json!([{"port": PORT + 1}, {"protocol": "UDP"}]),
+            _ => {}
+        }
+        rule
+    }
+
+    fn policy(&mut self, name: &str) -> Value {
+        let mut spec = json!({"podSelector": self.selector(), "policyTypes": []});
+        let both = self.below(3);
+        for (place, (direction, peers)) in [("ingress", "from"), ("egress", "to")].into_iter().enumerate() {
+            if both == place {
+                continue;
+            }
+            let word = if place == 0 { "Ingress" } else { "Egress" };
+            spec["policyTypes"].as_array_mut().into_iter().for_each(|types| types.push(json!(word)));
+            spec[direction] = (0..self.below(3)).map(|_| self.rule(peers)).collect();
+        }
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": spec})
+    }
+}
+
+/// Who knocks, by the name that `explain` takes, and the generator that does it.
+struct Knocker<'a> {
+    name: &'a str,
+    generator: Generator,
+}
+
+/// Whom is knocked at.
+struct Door {
+    /// As `explain` takes it.
+    named: String,
+    at: SocketAddr,
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    dropped: usize,
+}
+
+pub(crate) fn says_what_packets_do(bench: &Bench) -> Result<String> {
+    let lab = bench.lab()?;
+    let pods = PODS.iter().map(|(name, node, app)| server(name, node, app)).collect::<Result<Vec<_>>>()?;
+    lab.apply_objects(&pods)?;
+    // One endpoint behind it, so that the connection goes where the explanation does.
+    lab.apply_objects(&[service("ex-c", "ex-c", Some(NODE_PORT))])?;
+    lab.settled()?;
+    let mut random = Random(0x5eed_0000_0000_0007);
+    let mut tally = Tally::default();
+    let rounds = bench.figure(6, 40);
+    for round in 0..rounds {
+        let policies: Vec<Value> = POLICIES.iter().take(1 + random.below(POLICIES.len())).map(|name| random.policy(name)).collect();
+        lab.apply_objects(&policies)?;
+        lab.settled()?;
+        let families = lab.families();
+        let v6 = families.get(round % families.len().max(1)).copied().unwrap_or_default();
+        let outcome = round_of(lab, v6, &mut tally);
+        outcome.with_context(|| format!("round {round} (IPv6: {v6}), under {}", json!(policies)))?;
+        lab.delete("networkpolicy", &POLICIES)?;
+    }
+    ensure!(tally.passed > 0 && tally.dropped > 0, "only {} passed and {} dropped: nothing was tried", tally.passed, tally.dropped);
+    lab.delete("pod", &PODS.map(|(name, _, _)| name))?;
+    lab.delete("service", &["ex-c"])?;
+    Ok(format!(
+        "{} passed and {} dropped under {rounds} sets of policies, each explained so by object, oracle and kernels",
+        tally.passed, tally.dropped
+    ))
+}
+
+fn doors(lab: &Lab, v6: bool) -> Result<Vec<Door>> {
+    let mut doors = Vec::new();
+    for (name, _, app) in PODS {
+        let pod = cluster::pods(lab, &format!("app={app}"))?.into_iter().find(|pod| pod.name == name).context("a pod is gone")?;
+        doors.push(Door { named: format!("pod/default/{name}:{PORT}"), at: SocketAddr::new(pod.ip(v6)?, PORT) });
+    }
+    let vip = SocketAddr::new(cluster::cluster_ip(lab, "ex-c", "default", v6)?, PORT);
+    doors.push(Door { named: format!("svc/default/ex-c:{PORT}"), at: vip });
+    let node: IpAddr = cluster::nodes(lab)?.iter().find(|node| node.name == "n2").context("n2")?.ip(v6)?;
+    doors.push(Door { named: format!("n2:{NODE_PORT}"), at: SocketAddr::new(node, NODE_PORT) });
+    Ok(doors)
+}
+
+/// Every pair of a knocker and a door.
+fn round_of(lab: &Lab, v6: bool, tally: &mut Tally) -> Result<()> {
+    let doors = doors(lab, v6)?;
+    let mut knockers = Vec::new();
+    for (name, _, _) in PODS {
+        knockers.push(Knocker { name, generator: Generator::in_pod(lab, name, &["knock"])? });
+    }
+    knockers.push(Knocker { name: "n3", generator: Generator::on_node(lab, "n3", &["knock"])? });
+    let outside = Knocker { name: if v6 { "2001:db8:113::10" } else { "203.0.113.10" }, generator: Generator::outside(lab, &["knock"])? };
+    // The outside is led in by a node port alone.
+    let node_port = doors.len().saturating_sub(1);
+    let pairs = std::thread::scope(|scope| {
+        let mut each: Vec<_> = knockers.into_iter().map(|knocker| scope.spawn(|| knock(lab, knocker, &doors, v6))).collect();
+        each.push(scope.spawn(|| knock(lab, outside, doors.get(node_port..).unwrap_or_default(), v6)));
+        each.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a knocker panicked"))).collect::<Result<Vec<_>>>()
+    })?;
+    for (passed, dropped) in pairs {
+        (tally.passed, tally.dropped) = (tally.passed + passed, tally.dropped + dropped);
+    }
+    Ok(())
+}
+
+fn knock(lab: &Lab, mut knocker: Knocker<'_>, doors: &[Door], v6: bool) -> Result<(usize, usize)> {
+    let (mut passed, mut dropped) = (0, 0);
+    for door in doors {
+        let opened = knocker.generator.ask(&door.at.to_string())?.as_bool().context("a knock is true or false")?;
+        let source = if knocker.name.starts_with("ex-") { format!("default/{}", knocker.name) } else { knocker.name.to_owned() };
+        let explained = explain(lab, &source, &door.named, v6)?;
+        ensure!(opened == explained, "{source} -> {}: opened: {opened}, explained: {explained}", door.named);
+        if opened { passed += 1 } else { dropped += 1 }
+    }
+    Ok((passed, dropped))
+}
+
+/// Whether `explain` says that it passes; that all agree, and that its exit status says the same.
+fn explain(lab: &Lab, source: &str, target: &str, v6: bool) -> Result<bool> {
+    let family = if v6 { "ipv6" } else { "ipv4" };
+    let output = lab.run(&["explain", source, target, "--family", family, "-o", "json"], &[])?;
+    let said: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("explain {source} {target}: {}", String::from_utf8_lossy(&output.stderr)))?;
+    let passes = said["verdict"] == "pass";
+    let wanted = if passes { 0 } else { 1 };
+    ensure!(
+        output.status.code() == Some(wanted),
+        "explain {source} {target}: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let seen: Vec<&Value> =
+        said["paths"].as_array().into_iter().flatten().flat_map(|path| path["seen"].as_array().into_iter().flatten()).collect();
+    ensure!(!seen.is_empty(), "explain {source} {target}: nobody was asked");
+    for one in seen {
+        ensure!(one["kernel"] == one["explained"] && one["oracle"] == one["explained"], "explain {source} {target}: {one}");
+    }
+    Ok(passes)
+}

@@ -1,0 +1,47 @@
+//! Each node's part of an explanation, held against the oracle.
+
+use bowline_model::Protocol;
+use bowline_model::intent::services::Endpoint;
+
+use super::told::{Entry, Hop, Outcome, Seen};
+use super::view::View;
+use super::way::{frontend_address, is_own};
+use crate::oracle::policy::{End, allowed};
+use crate::oracle::service::{Answer, Client, endpoints_for};
+
+/// What the oracle says of a packet at a node.
+pub(super) fn oracle(view: &View, hop: &Hop, protocol: Protocol) -> Seen {
+    let oracle = service(view, hop, protocol).unwrap_or_else(|| policy(view, hop, protocol));
+    Seen { node: hop.node.clone(), explained: hop.outcome, oracle, asked: false, kernel: None, by: String::new() }
+}
+
+/// What becomes of it before any policy, if that is all.
+fn service(view: &View, hop: &Hop, protocol: Protocol) -> Option<Outcome> {
+    let (ip, port) = hop.dst;
+    let own = matches!(hop.entry, Entry::Pod | Entry::OwnNode);
+    let address = frontend_address(view, ip);
+    match endpoints_for(&view.world, view.node.as_str(), Client { ip: hop.src, own }, address, protocol, port) {
+        Answer::Reject => Some(Outcome::Reject),
+        Answer::Drop => Some(Outcome::Drop),
+        // Another endpoint than any of the oracle's is as good as none.
+        Answer::Endpoints(all) => {
+            (hop.choices != all.len() || !all.contains(&Endpoint { ip: hop.onward.0, port: hop.onward.1 })).then_some(Outcome::Reject)
+        }
+        Answer::NotAService => {
+            let refused = !is_own(view, ip) && view.world.service_networks().iter().any(|net| net.contains(&ip));
+            (refused || hop.choices > 0).then_some(Outcome::Reject)
+        }
+    }
+}
+
+fn policy(view: &View, hop: &Hop, protocol: Protocol) -> Outcome {
+    let src = match hop.entry {
+        Entry::OwnNode => End::OwnNode(hop.src),
+        Entry::Pod | Entry::Fabric(_) | Entry::Outside => End::Address(hop.src),
+    };
+    let (ip, port) = hop.onward;
+    match allowed(&view.world, src, End::Address(ip), protocol.number(), Some(port)) {
+        true => Outcome::Pass,
+        false => Outcome::Drop,
+    }
+}

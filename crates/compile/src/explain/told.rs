@@ -1,0 +1,207 @@
+//! What an explanation says, in a form that programs can read as well.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use bowline_model::Protocol;
+use serde::{Deserialize, Serialize};
+
+/// What becomes of the first packet of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It arrives.
+    Pass,
+    /// It is refused: the sender is told so at once.
+    Reject,
+    /// It is gone, and nobody is told.
+    Drop,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Outcome::Pass => "pass",
+            Outcome::Reject => "reject",
+            Outcome::Drop => "drop",
+        })
+    }
+}
+
+/// The answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// Always `bowline.io/v1`.
+    pub api_version: String,
+    /// Always `Explanation`.
+    pub kind: String,
+    /// The worst of all paths.
+    pub verdict: Outcome,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// One for each pair of a source and an endpoint that the connection may be between; never empty.
+    pub paths: Vec<Path>,
+    /// How many more there are that were not looked at.
+    pub left_out: usize,
+}
+
+/// One end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndTold {
+    /// `namespace/name` of a pod or service, the name of a node, or the address.
+    pub name: String,
+    /// Its address.
+    pub ip: IpAddr,
+    /// Destination port; none of a source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The node that it is on, if it is in the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// The way from one source to one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Path {
+    /// What becomes of the packet.
+    pub verdict: Outcome,
+    /// Who begins.
+    pub source: EndTold,
+    /// Who is meant in the end.
+    pub destination: EndTold,
+    /// What happens on the way, in order; nothing is left out after a drop, so that all that stands in the way is seen at once.
+    pub steps: Vec<Step>,
+    /// What would let it pass, all of which must come true: of each, one alternative suffices.
+    pub pass_if: Vec<Vec<String>>,
+    /// The packet at each node that it reaches.
+    pub hops: Vec<Hop>,
+    /// What others than the explanation itself say of each node on the way.
+    pub seen: Vec<Seen>,
+}
+
+/// A station of the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// The node that it happens on.
+    pub node: String,
+    /// What looks at the packet: `source check`, `service`, `egress policy`, a backend and the node that it leads to, and so on.
+    pub what: String,
+    /// What it decides; none where it only translates.
+    pub verdict: Option<Outcome>,
+    /// Whether the packet comes here at all.
+    pub reached: bool,
+    /// Why, in one line.
+    pub text: String,
+    /// More lines: what each rule wants, and what the peer has.
+    pub details: Vec<String>,
+    /// The policies that were asked.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub policies: Vec<PolicyTold>,
+}
+
+/// What one policy says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyTold {
+    /// `namespace/name`.
+    pub name: String,
+    /// Whether one of its rules lets the packet through.
+    pub allows: bool,
+    /// The first rule that does, as a field of the policy (`ingress[0]`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// What that rule takes; or what each rule wants and what the packet has.
+    pub why: Vec<String>,
+}
+
+/// How a packet comes to a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Entry {
+    /// From a pod of the node.
+    Pod,
+    /// From a process in the node's own network namespace.
+    OwnNode,
+    /// From another node.
+    Fabric(String),
+    /// From outside of the cluster.
+    Outside,
+}
+
+/// A packet at a node, for those who would judge it by other means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hop {
+    /// The node.
+    pub node: String,
+    /// How it comes in.
+    pub entry: Entry,
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination as it comes in.
+    pub dst: (IpAddr, u16),
+    /// Destination as it goes on, and how many there were to choose from; the same as `dst` where nothing translates.
+    pub onward: (IpAddr, u16),
+    /// Number of endpoints that the service gives here; 0 where nothing translates.
+    pub choices: usize,
+    /// What the node does.
+    pub outcome: Outcome,
+}
+
+/// What a node's oracle and kernel say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seen {
+    /// The node.
+    pub node: String,
+    /// What was explained.
+    pub explained: Outcome,
+    /// The verdict of an evaluator that shares no code with the explanation.
+    pub oracle: Outcome,
+    /// Whether the node's kernel was asked.
+    pub asked: bool,
+    /// The verdict of what is in the node's kernel; none where it was not asked, or cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kernel: Option<Outcome>,
+    /// What of the kernel decided, or why its verdict is not known.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub by: String,
+}
+
+impl Seen {
+    /// Whether all that were asked say the same. Who was asked and cannot tell does not.
+    pub fn agrees(&self) -> bool {
+        self.oracle == self.explained && (!self.asked || self.kernel == Some(self.explained))
+    }
+}
+
+impl Explanation {
+    /// The explanation of these paths.
+    pub(super) fn of(protocol: Protocol, paths: Vec<Path>, left_out: usize) -> Explanation {
+        let verdict = paths.iter().map(|path| path.verdict).max().unwrap_or(Outcome::Pass);
+        Explanation { api_version: "bowline.io/v1".to_owned(), kind: "Explanation".to_owned(), verdict, protocol, paths, left_out }
+    }
+
+    /// Whether nobody who was asked says otherwise.
+    pub fn agrees(&self) -> bool {
+        self.paths.iter().flat_map(|path| &path.seen).all(Seen::agrees)
+    }
+}
+
+impl fmt::Display for EndTold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ip = self.ip.to_string();
+        if self.name != ip {
+            write!(f, "{} ", self.name)?;
+        }
+        match (self.port, self.ip) {
+            (None, ip) => write!(f, "{ip}"),
+            (Some(port), IpAddr::V4(ip)) => write!(f, "{ip}:{port}"),
+            (Some(port), IpAddr::V6(ip)) => write!(f, "[{ip}]:{port}"),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Files of policy cases: what is read, what is refused and how, and what manifests are made into.
+
+use crate::cases::{Cluster, Manifest, Suite, objects, run};
+use crate::explain::Outcome;
+
+/// What is wrong with a file: its place and what is said of it.
+fn refused(text: &str) -> (String, String) {
+    let problem = Suite::read(text, "f.yaml").unwrap_err();
+    assert!(!problem.fix.is_empty(), "{problem}");
+    (problem.place, problem.what)
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_said_with_its_place() {
+    let good = "{from: a/b, to: c/d, port: 80, expect: pass}";
+    let case = |text: &str| format!("cases: [{good}, {text}]");
+    for (text, place, what) in [
+        (String::new(), "f.yaml", "the file is not one document with manifests and cases"),
+        ("[]".into(), "f.yaml", "the file is not one document with manifests and cases"),
+        ("cases: []\n---\ncases: []".into(), "f.yaml", "the file is not one document with manifests and cases"),
+        ("cases: [".into(), "f.yaml", "the file is no YAML"),
+        ("cases: []".into(), "f.yaml, cases", "there is no case"),
+        ("cases: 7".into(), "f.yaml, cases", "cases is a number, and must be a list"),
+        (format!("manifests: x\ncases: [{good}]"), "f.yaml, manifests", "manifests is a text, and must be a list"),
+        (format!("manifests: [a.yaml, 7]\ncases: [{good}]"), "f.yaml, manifests[1]", "a manifest is a number"),
+        (format!("manifests: ['']\ncases: [{good}]"), "f.yaml, manifests[0]", "a manifest is a text"),
+        (format!("manifests: [{{metadata: {{}}}}]\ncases: [{good}]"), "f.yaml, manifests[0]", "a document has no kind"),
+        (format!("kind: Pod\ncases: [{good}]"), "f.yaml, kind", "kind is not PolicyTest"),
+        (format!("apiVersion: v1\ncases: [{good}]"), "f.yaml, apiVersion", "apiVersion is not bowline.io/v1"),
+        (format!("case: []\ncases: [{good}]"), "f.yaml", "there is no field `case`"),
+        (case("7"), "f.yaml, cases[1]", "a case is a number, and must be a section"),
+        (case("{from: a/b, to: c/d}"), "f.yaml, cases[1].expect", "expect is missing"),
+        (case("{from: a/b, expect: pass}"), "f.yaml, cases[1].to", "to is missing"),
+        (case("{to: a/b, expect: pass}"), "f.yaml, cases[1].from", "from is missing"),
+        (case("{from: 7, to: c/d, expect: pass}"), "f.yaml, cases[1].from", "from is a number, and must be a text"),
+        (case("{from: A/b, to: c/d, expect: pass}"), "f.yaml, cases[1].from", "`A` is no name and no address"),
+        (case("{from: a/b, to: c/d/e/f, expect: pass}"), "f.yaml, cases[1].to", "`c/d/e/f` has too many parts"),
+        (case("{from: a/b, to: 'c/d:80', expect: pass}"), "f.yaml, cases[1].to", "`d:80` is no name and no address"),
+        (case("{from: a/b, to: c/d, port: 0, expect: pass}"), "f.yaml, cases[1].port", "port `0` is not one of 1 to 65535"),
+        (case("{from: a/b, to: c/d, port: [80], expect: pass}"), "f.yaml, cases[1].port", "port is a list"),
+        (
+            case("{from: a/b, to: c/d, port: 80/icmp, expect: pass}"),
+            "f.yaml, cases[1].port",
+            "unknown protocol `icmp`: use TCP, UDP or SCTP",
+        ),
+        (case("{from: a/b, to: c/d, port: 1.5, expect: pass}"), "f.yaml, cases[1].port", "`1.5` is no port"),
+        (case("{from: a/b, to: c/d, expect: allow}"), "f.yaml, cases[1].expect", "`allow` is no verdict"),
+        (case("{from: a/b, to: c/d, expect: pass, prot: udp}"), "f.yaml, cases[1]", "there is no field `prot`"),
+        (case("{from: a/b, to: c/d, expect: pass, name: 7}"), "f.yaml, cases[1].name", "name is a number, and must be a text"),
+    ] {
+        assert_eq!(refused(&text), (place.to_owned(), what.to_owned()), "{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_manifest_is_said_with_its_place() {
+    let pod = |name: &str| format!("{{kind: Pod, metadata: {{name: {name}}}}}");
+    for (text, place, what) in [
+        ("a: [".to_owned(), "m.yaml", "the manifest is no YAML"),
+        ("7".into(), "m.yaml", "a document has no kind"),
+        (format!("{}\n---\n{{}}", pod("a")), "m.yaml, document 2", "a document has no kind"),
+        ("{kind: Pod}".into(), "m.yaml", "a Pod has no metadata.name"),
+        (format!("{}\n---\n{}", pod("a"), pod("a")), "m.yaml, document 2", "Pod a is there twice, first in m.yaml, document 1"),
+        (
+            format!("{{kind: List, items: [{}, {}]}}", pod("a"), pod("a")),
+            "m.yaml, items[1]",
+            "Pod a is there twice, first in m.yaml, items[0]",
+        ),
+        ("{kind: Service, metadata: {name: a}, spec: 7}".into(), "m.yaml", "Service a cannot be read"),
+        ("{kind: NetworkPolicy, metadata: {name: a}, spec: {ingress: 7}}".into(), "m.yaml", "NetworkPolicy a cannot be read"),
+    ] {
+        let problem = objects(&text, "m.yaml").and_then(Cluster::of).map(|_| ()).unwrap_err();
+        assert_eq!((problem.place.as_str(), problem.what.as_str()), (place, what), "{text}");
+        assert!(!problem.fix.is_empty(), "{problem}");
+    }
+}
+
+/// Judges cases, `FROM > TO[:PORT] = VERDICT` a line, by manifests.
+fn check(manifests: &str, cases: &str) {
+    let cluster = Cluster::of(objects(manifests, "m").unwrap()).unwrap();
+    let mut file = "cases:\n".to_owned();
+    for line in cases.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (from, rest) = line.split_once(" > ").unwrap();
+        let (to, expect) = rest.split_once(" = ").unwrap();
+        let (to, port) = to.split_once(" at ").unwrap_or((to, "null"));
+        file.push_str(&format!("- {{from: '{from}', to: '{to}', port: {port}, expect: {expect}}}\n"));
+    }
+    let suite = Suite::read(&file, "f").unwrap();
+    for judged in run(&cluster, &suite.cases) {
+        assert!(judged.passed(), "{:?} is {:?}\n{:#?}", judged.case, judged.got(), judged.explained);
+    }
+}
+
+const SHOP: &str = "
+apiVersion: v1
+kind: List
+items:
+- {kind: Namespace, metadata: {name: ops, labels: {team: blue}}}
+- kind: Deployment
+  metadata: {name: web, namespace: shop}
+  spec: {template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c}]}}}
+- kind: StatefulSet
+  metadata: {name: api, namespace: shop}
+  spec: {template: {metadata: {labels: {app: api}}, spec: {containers: [{name: c, ports: [{name: http, containerPort: 8080}]}]}}}
+- kind: CronJob
+  metadata: {name: backup, namespace: ops}
+  spec: {jobTemplate: {spec: {template: {metadata: {labels: {app: backup}}, spec: {}}}}}
+- {kind: Pod, metadata: {name: agent, namespace: ops}, spec: {hostNetwork: true, nodeName: far}}
+- {kind: Service, metadata: {name: front, namespace: shop}, spec: {selector: {app: api}, ports: [{port: 80, targetPort: http}]}}
+- {kind: Service, metadata: {name: lost, namespace: shop}, spec: {selector: {app: nobody}, ports: [{port: 80}]}}
+- {kind: Service, metadata: {name: heads, namespace: shop}, spec: {clusterIP: None, selector: {app: api}, ports: [{port: 8080}]}}
+- {kind: ConfigMap, metadata: {name: ignored}, data: {}}
+";
+
+#[test]
+fn manifests_are_made_into_what_a_cluster_would_hold() {
+    check(
+        SHOP,
+        "
+        shop/web > shop/front = pass
+        shop/web > shop/front at 80 = pass
+        shop/web > shop/heads = pass
+        shop/web > shop/api at http = pass
+        shop/web > shop/lost = reject
+        198.51.100.1 > shop/api at 8080 = pass
+        shop/web > 198.51.100.1 at 443/udp = pass
+        ops/agent > shop/api at 22 = pass
+        node-1 > shop/api at 22 = pass",
+    );
+    let policy = "
+---
+{kind: NetworkPolicy, metadata: {name: in, namespace: shop}, spec: {podSelector: {matchLabels: {app: api}}, ingress: [
+  {from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}, podSelector: {matchLabels: {app: web}}}], ports: [{port: http}]},
+  {from: [{namespaceSelector: {matchLabels: {team: blue}}}], ports: [{port: 22}]}]}}";
+    check(
+        &format!("{SHOP}{policy}"),
+        "
+        shop/web > shop/front = pass
+        shop/web > shop/api at 8081 = drop
+        ops/backup > shop/front = drop
+        ops/backup > shop/api at 22 = pass
+        ops/agent > shop/api at 22 = drop
+        198.51.100.1 > shop/api at 8080 = drop
+        shop/api > shop/web at 80 = pass
+        shop/api > svc/shop/front = pass",
+    );
+}
+
+#[test]
+fn a_service_whose_endpoints_differ_is_neither() {
+    let other = "
+---
+{kind: Pod, metadata: {name: old, namespace: shop, labels: {app: api, gen: old}}, spec: {containers: [{ports: [{name: http, containerPort: 8080}]}]}}
+---
+{kind: NetworkPolicy, metadata: {name: in, namespace: shop}, spec: {podSelector: {matchLabels: {gen: old}}}}";
+    let cluster = Cluster::of(objects(&format!("{SHOP}{other}"), "m").unwrap()).unwrap();
+    for (expect, got) in [("pass", Outcome::Drop), ("drop", Outcome::Pass)] {
+        let text = format!("cases: [{{from: shop/web, to: shop/front, expect: {expect}}}]");
+        let suite = Suite::read(&text, "f").unwrap();
+        let judged = run(&cluster, &suite.cases).remove(0);
+        assert_eq!((judged.passed(), judged.got()), (false, Some(got)), "{expect}");
+    }
+}
+
+#[test]
+fn who_is_not_there_is_named_by_case_and_field() {
+    let cluster = Cluster::of(objects(SHOP, "m").unwrap()).unwrap();
+    let suite =
+        Suite::read("cases: [{from: shop/nobody, to: shop/front, expect: pass}, {from: shop/web, to: nobody, port: 1, expect: pass}]", "f")
+            .unwrap();
+    let places: Vec<String> = run(&cluster, &suite.cases).into_iter().map(|judged| judged.explained.unwrap_err().place).collect();
+    assert_eq!(places, ["f, cases[0].from", "f, cases[1].to"]);
+}
+
+#[test]
+fn manifests_in_the_file_and_beside_it_are_kept_in_order() {
+    let text = "manifests: [a.yaml, {kind: Pod, metadata: {name: x}}, b]\ncases: [{from: x, to: x, port: 1, expect: pass}]";
+    let suite = Suite::read(text, "f").unwrap();
+    let words: Vec<String> = suite
+        .manifests
+        .iter()
+        .map(|manifest| match manifest {
+            Manifest::Path(path) => path.clone(),
+            Manifest::Inline(objects) => objects[0].place.clone(),
+        })
+        .collect();
+    assert_eq!(words, ["a.yaml", "f, manifests[1]", "b"]);
+}

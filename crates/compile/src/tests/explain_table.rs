@@ -1,0 +1,538 @@
+//! Explanations, word by word: a world and a question in, what a person is told out.
+
+use bowline_model::Family;
+use expect_test::{Expect, expect};
+
+use crate::explain::{Explainer, Outcome, Question};
+use crate::testing::notation::world;
+
+/// The world of the cases: three nodes, a shop with two tiers, and a service of each form. Node n1 is asked.
+const WORLD: &str = "
+    node n1 192.168.0.1 fd00::1 cidr=10.42.1.0/24 cidr=fd42:1::/64
+    node n2 192.168.0.2 fd00::2 cidr=10.42.2.0/24 cidr=fd42:2::/64
+    node n3 192.168.0.3 fd00::3 cidr=10.42.3.0/24 cidr=fd42:3::/64
+    ns shop team=red
+    ns ops team=blue
+    pod shop/web 10.42.1.7 fd42:1::7 @n1 app=web +attached
+    pod shop/near 10.42.1.8 fd42:1::8 @n1 app=api :http:8080/tcp +attached
+    pod shop/api-0 10.42.3.9 fd42:3::9 @n3 app=api :http:8080/tcp
+    pod shop/api-1 10.42.2.9 fd42:2::9 @n2 app=api :http:8080/tcp :dns:53/udp
+    pod ops/admin 10.42.2.5 fd42:2::5 @n2 app=admin
+    pod ops/agent 192.168.0.2 @n2 app=agent +hostnet
+    svc shop/api 10.43.0.9 fd43::9 :http:80/tcp type=NodePort
+    svc shop/one 10.43.0.1 :http:80:30080/tcp type=NodePort
+    svc shop/none 10.43.0.2 :http:80/tcp
+    svc shop/each None :http:8080/tcp
+    slice shop/api-4 of=api :http:8080/tcp 10.42.3.9@n3 10.42.2.9@n2
+    slice shop/one-4 of=one :http:8080/tcp 10.42.3.9@n3
+    slice shop/each-4 of=each :http:8080/tcp 10.42.2.9@n2
+";
+
+/// Asks, and holds the text against what is expected and every node's part against the oracle.
+fn check(policies: &str, question: &str, expected: Expect) {
+    let mut explainer = Explainer::new(world(&format!("{WORLD}\n{policies}")), None);
+    let (source, destination) = question.split_once(' ').unwrap();
+    let answer = Question::parse(source, destination, "default").and_then(|question| explainer.explain(&question));
+    let text = match answer {
+        Ok(explanation) => {
+            assert!(explanation.agrees(), "{question}: {explanation:#?}");
+            let text = explanation.render(&|_, word| word.to_owned());
+            // The oracle says what is in the step; that it agrees was seen.
+            text.lines().filter(|line| !line.starts_with("seen: ")).fold(String::new(), |text, line| text + line + "\n")
+        }
+        Err(problem) => format!("{problem}\n"),
+    };
+    expected.assert_eq(&text);
+}
+
+#[test]
+fn a_policy_that_denies_says_what_each_rule_wants() {
+    let admins =
+        "policy shop/api-in {podSelector: {matchLabels: {app: api}}, ingress: [{from: [{podSelector: {matchLabels: {app: admin}}}]}]}";
+    check(
+        admins,
+        "shop/web shop/one:80",
+        expect![[r#"
+        DROP  tcp  shop/web 10.42.1.7 -> shop/api-0 10.42.3.9:8080
+
+        1 n1  source check    pass  10.42.1.7 is its own address
+        2 n1  service               10.43.0.1:80 -> 10.42.3.9:8080 (shop/one)
+        3 n1  egress policy   pass  no policy selects shop/web for egress
+        4 n1  vxlan -> n3     pass  to 192.168.0.3
+        5 n3  ingress policy  DROP  NetworkPolicy shop/api-in
+              ingress[0].from wants pods of shop with app=admin; shop/web has app=web
+        pass if: shop/web had app=admin, or NetworkPolicy shop/api-in had an ingress rule that took app=web (shop/web) on 8080/tcp
+    "#]],
+    );
+    check(
+        admins,
+        "shop/web shop/near:8080",
+        expect![[r#"
+        DROP  tcp  shop/web 10.42.1.7 -> shop/near 10.42.1.8:8080
+
+        1 n1  source check    pass  10.42.1.7 is its own address
+        2 n1  egress policy   pass  no policy selects shop/web for egress
+        3 n1  ingress policy  DROP  NetworkPolicy shop/api-in
+              ingress[0].from wants pods of shop with app=admin; shop/web has app=web
+        pass if: shop/web had app=admin, or NetworkPolicy shop/api-in had an ingress rule that took app=web (shop/web) on 8080/tcp
+    "#]],
+    );
+    check(
+        "policy shop/shut {podSelector: {}}",
+        "ops/admin shop/web:80",
+        expect![[r#"
+        DROP  tcp  ops/admin 10.42.2.5 -> shop/web 10.42.1.7:80
+
+        1 n2  source check    pass  10.42.2.5 is its own address
+        2 n2  egress policy   pass  no policy selects ops/admin for egress
+        3 n2  vxlan -> n1     pass  to 192.168.0.1
+        4 n1  ingress policy  DROP  NetworkPolicy shop/shut
+              has no ingress rule, so it lets nothing through
+        pass if: NetworkPolicy shop/shut had an ingress rule that took app=admin (ops/admin) on 80/tcp
+    "#]],
+    );
+    let ports = "policy shop/ports {podSelector: {}, ingress: [{ports: [{port: 443}, {port: 1000, endPort: 2000}, {protocol: UDP}, {port: dns, protocol: UDP}]}]}";
+    check(
+        ports,
+        "ops/admin shop/api-1:8080",
+        expect![[r#"
+        DROP  tcp  ops/admin 10.42.2.5 -> shop/api-1 10.42.2.9:8080
+
+        1 n2  source check    pass  10.42.2.5 is its own address
+        2 n2  egress policy   pass  no policy selects ops/admin for egress
+        3 n2  ingress policy  DROP  NetworkPolicy shop/ports
+              ingress[0].ports wants 443/tcp, 1000-2000/tcp, any udp port, port `dns`/udp; it is 8080/tcp
+        pass if: the port were 443/tcp, or NetworkPolicy shop/ports had an ingress rule that took app=admin (ops/admin) on 8080/tcp
+    "#]],
+    );
+    let all = "policy shop/all {podSelector: {}, ingress: [
+        {from: [{ipBlock: {cidr: 192.0.2.0/24}}, {ipBlock: {cidr: 10.42.0.0/16, except: [10.42.2.0/24]}}], ports: [{port: 8080}]},
+        {from: [{namespaceSelector: {matchLabels: {team: red}}, podSelector: {matchLabels: {app: web}}}, {namespaceSelector: {}}], ports: [{port: 443}]},
+        {from: [{}, {podSelector: {matchExpressions: [{key: app, operator: Is}]}}, {podSelector: {}}]}]}";
+    check(
+        &all.replace('\n', " "),
+        "ops/admin shop/web:8080",
+        expect![[r#"
+        DROP  tcp  ops/admin 10.42.2.5 -> shop/web 10.42.1.7:8080
+
+        1 n2  source check    pass  10.42.2.5 is its own address
+        2 n2  egress policy   pass  no policy selects ops/admin for egress
+        3 n2  vxlan -> n1     pass  to 192.168.0.1
+        4 n1  ingress policy  DROP  NetworkPolicy shop/all
+              ingress[0].from[0] wants an address in 192.0.2.0/24; it is 10.42.2.5
+              ingress[0].from[1] leaves out 10.42.2.0/24 of 10.42.0.0/16, which 10.42.2.5 is in
+              ingress[1].ports wants 443/tcp; it is 8080/tcp
+              ingress[2].from[0] is empty, which matches nothing
+              ingress[2].from[1] has a selector that cannot be understood
+              ingress[2].from[2] wants pods of shop; ops/admin is in ops
+        pass if: the port were 443/tcp, or ops/admin were in shop, or NetworkPolicy shop/all had an ingress rule that took app=admin (ops/admin) on 8080/tcp
+    "#]],
+    );
+}
+
+#[test]
+fn a_policy_that_allows_is_named_with_its_rule() {
+    let web = "policy shop/api-in {podSelector: {matchLabels: {app: api}}, ingress: [{from: [{ipBlock: {cidr: 192.0.2.0/24}}]}, {from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: http}]}]}
+        policy shop/shut {podSelector: {}}";
+    check(
+        web,
+        "shop/web shop/one:80",
+        expect![[r#"
+        PASS  tcp  shop/web 10.42.1.7 -> shop/api-0 10.42.3.9:8080
+
+        1 n1  source check    pass  10.42.1.7 is its own address
+        2 n1  service               10.43.0.1:80 -> 10.42.3.9:8080 (shop/one)
+        3 n1  egress policy   pass  no policy selects shop/web for egress
+        4 n1  vxlan -> n3     pass  to 192.168.0.3
+        5 n3  ingress policy  pass  NetworkPolicy shop/api-in, ingress[1]: shop/web is among pods of shop with app=web; 8080/tcp is port `http`/tcp
+    "#]],
+    );
+    check(
+        web,
+        "192.0.2.7 shop/api-0:1/udp",
+        expect![[r#"
+        PASS  udp  192.0.2.7 -> shop/api-0 10.42.3.9:1
+
+        1 n3  source check    pass  from outside of the cluster
+        2 n3  ingress policy  pass  NetworkPolicy shop/api-in, ingress[0]: 192.0.2.7 is in 192.0.2.0/24; any port
+    "#]],
+    );
+    check(
+        "",
+        "shop/web ops/admin:22",
+        expect![[r#"
+        PASS  tcp  shop/web 10.42.1.7 -> ops/admin 10.42.2.5:22
+
+        1 n1  source check    pass  10.42.1.7 is its own address
+        2 n1  egress policy   pass  no policy selects shop/web for egress
+        3 n1  vxlan -> n2     pass  to 192.168.0.2
+        4 n2  ingress policy  pass  no policy selects ops/admin for ingress
+    "#]],
+    );
+    check(
+        "policy shop/shut {podSelector: {}}",
+        "node/n1 shop/web:22",
+        expect![[r#"
+        PASS  tcp  n1 192.168.0.1 -> shop/web 10.42.1.7:22
+
+        1 n1  source                a process in the node's own network
+        2 n1  ingress policy  pass  a pod's own node always reaches it
+    "#]],
+    );
+    check(
+        "policy shop/shut {podSelector: {}}",
+        "n2 shop/web:22",
+        expect![[r#"
+        DROP  tcp  n2 192.168.0.2 -> shop/web 10.42.1.7:22
+
+        1 n2  source                a process in the node's own network
+        2 n2  vxlan -> n1     pass  to 192.168.0.1
+        3 n1  ingress policy  DROP  NetworkPolicy shop/shut
+              has no ingress rule, so it lets nothing through
+        pass if: NetworkPolicy shop/shut had an ingress rule that took 192.168.0.2 on 22/tcp
+    "#]],
+    );
+    check(
+        "policy shop/shut {podSelector: {}, policyTypes: [Ingress, Egress]}",
+        "shop/web shop/web:22",
+        expect![[r#"
+        PASS  tcp  shop/web 10.42.1.7 -> shop/web 10.42.1.7:22
+
+        1 n1  source check    pass  10.42.1.7 is its own address
+        2 n1  egress policy   pass  a pod reaches itself
+        3 n1  ingress policy  pass  a pod reaches itself
+    "#]],
+    );
+}
+
+#[test]
+fn both_ends_are_asked_even_after_a_drop() {
+    let both = "policy shop/out {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {team: blue}}}]}]}
+        policy shop/in {podSelector: {matchLabels: {app: api}}}";
+    check(
+        both,
+        "shop/web shop/one:80",
+        expect![[r#"
+        DROP  tcp  shop/web 10.42.1.7 -> shop/api-0 10.42.3.9:8080
+
+        1 n1  source check    pass    10.42.1.7 is its own address
+        2 n1  service                 10.43.0.1:80 -> 10.42.3.9:8080 (shop/one)
+        3 n1  egress policy   DROP    NetworkPolicy shop/out
+              egress[0].to wants pods of namespaces with team=blue; Namespace shop has team=red
+        4 n1  vxlan -> n3     (pass)  to 192.168.0.3
+        5 n3  ingress policy  (DROP)  NetworkPolicy shop/in
+              has no ingress rule, so it lets nothing through
+        pass if: Namespace shop had team=blue, or NetworkPolicy shop/out had an egress rule that took app=api (shop/api-0) on 8080/tcp
+            and: NetworkPolicy shop/in had an ingress rule that took app=web (shop/web) on 8080/tcp
+    "#]],
+    );
+    check(
+        both,
+        "shop/web ops/admin:80",
+        expect![[r#"
+        PASS  tcp  shop/web 10.42.1.7 -> ops/admin 10.42.2.5:80
+
+        1 n1  source check    pass  10.42.1.7 is its own address
+        2 n1  egress policy   pass  NetworkPolicy shop/out, egress[0]: ops/admin is among pods of namespaces with team=blue; any port
+        3 n1  vxlan -> n2     pass  to 192.168.0.2
+        4 n2  ingress policy  pass  no policy selects ops/admin for ingress
+    "#]],
+    );
+    check(
+        both,
+        "shop/web 198.51.100.1:443",
+        expect![[r#"
+        DROP  tcp  shop/web 10.42.1.7 -> 198.51.100.1:443
+
+        1 n1  source check   pass    10.42.1.7 is its own address
+        2 n1  egress policy  DROP    NetworkPolicy shop/out
+              egress[0].to wants pods of namespaces with team=blue; 198.51.100.1 is no pod
+        3 n1  outside        (pass)  leaves the cluster as 192.168.0.1
+        pass if: NetworkPolicy shop/out had an egress rule that took 198.51.100.1 on 443/tcp
+    "#]],
+    );
+}
+
+/// Only nodes may reach the first endpoint; the second is no api any more.
+const SOME_CLOSED: &str = "policy shop/in {podSelector: {matchLabels: {app: api}}, ingress: [{from: [{ipBlock: {cidr: 192.168.0.0/24}}]}]}
+    pod shop/api-1 10.42.2.9 fd42:2::9 @n2 app=api-old";
+
+#[test]
+fn services_are_followed_to_their_endpoints() {
+    check(
+        SOME_CLOSED,
+        "shop/web shop/api",
+        expect![[r#"
+        PASS  tcp  shop/web 10.42.1.7 -> shop/api-1 10.42.2.9:8080
+
+        1 n1  source check    pass  10.42.1.7 is its own address
+        2 n1  service               10.43.0.9:80 -> 10.42.2.9:8080 (shop/api, one of 2)
+        3 n1  egress policy   pass  no policy selects shop/web for egress
+        4 n1  vxlan -> n2     pass  to 192.168.0.2
+        5 n2  ingress policy  pass  no policy selects shop/api-1 for ingress
+
+        DROP  tcp  shop/web 10.42.1.7 -> shop/api-0 10.42.3.9:8080
+
+        1 n1  source check    pass  10.42.1.7 is its own address
+        2 n1  service               10.43.0.9:80 -> 10.42.3.9:8080 (shop/api, one of 2)
+        3 n1  egress policy   pass  no policy selects shop/web for egress
+        4 n1  vxlan -> n3     pass  to 192.168.0.3
+        5 n3  ingress policy  DROP  NetworkPolicy shop/in
+              ingress[0].from wants an address in 192.168.0.0/24; it is 10.42.1.7
+        pass if: NetworkPolicy shop/in had an ingress rule that took app=web (shop/web) on 8080/tcp
+    "#]],
+    );
+    check(
+        SOME_CLOSED,
+        "shop/web shop/none",
+        expect![[r#"
+        REJECT  tcp  shop/web 10.42.1.7 -> 10.43.0.2:80
+
+        1 n1  source check  pass    10.42.1.7 is its own address
+        2 n1  service       REJECT  shop/none has no ready endpoint
+        pass if: shop/none had a ready endpoint
+    "#]],
+    );
+    check(
+        SOME_CLOSED,
+        "shop/web 10.43.0.77:80",
+        expect![[r#"
+        REJECT  tcp  shop/web 10.42.1.7 -> 10.43.0.77:80
+
+        1 n1  source check  pass    10.42.1.7 is its own address
+        2 n1  service       REJECT  no service has TCP 10.43.0.77:80
+        pass if: a service had TCP 10.43.0.77:80
+    "#]],
+    );
+    check(
+        SOME_CLOSED,
+        "shop/web shop/each:8080",
+        expect![[r#"
+        PASS  tcp  shop/web 10.42.1.7 -> shop/api-1 10.42.2.9:8080
+
+        1 n1  source check    pass  10.42.1.7 is its own address
+        2 n1  name                  shop/each is headless: its name leads to its pods
+        3 n1  egress policy   pass  no policy selects shop/web for egress
+        4 n1  vxlan -> n2     pass  to 192.168.0.2
+        5 n2  ingress policy  pass  no policy selects shop/api-1 for ingress
+    "#]],
+    );
+}
+
+#[test]
+fn node_ports_and_sources_by_service_are_followed() {
+    check(
+        SOME_CLOSED,
+        "203.0.113.9 192.168.0.2:30080",
+        expect![[r#"
+        DROP  tcp  203.0.113.9 -> shop/api-0 10.42.3.9:8080
+
+        1 n2  source check    pass  from outside of the cluster
+        2 n2  service               192.168.0.2:30080 -> 10.42.3.9:8080 (shop/one)
+        3 n2  vxlan -> n3     pass  to 192.168.0.3
+        4 n3  ingress policy  DROP  NetworkPolicy shop/in
+              ingress[0].from wants an address in 192.168.0.0/24; it is 203.0.113.9
+        pass if: NetworkPolicy shop/in had an ingress rule that took 203.0.113.9 on 8080/tcp
+    "#]],
+    );
+    check(
+        SOME_CLOSED,
+        "shop/web n2:30080",
+        expect![[r#"
+            PASS  tcp  shop/web 10.42.1.7 -> shop/api-0 10.42.3.9:8080
+
+            1 n1  source check    pass  10.42.1.7 is its own address
+            2 n1  egress policy   pass  no policy selects shop/web for egress
+            3 n1  vxlan -> n2     pass  to 192.168.0.2
+            4 n2  service               192.168.0.2:30080 -> 10.42.3.9:8080 (shop/one)
+            5 n2  source                10.42.1.7 -> 192.168.0.2, so that the answer comes back this way
+            6 n2  vxlan -> n3     pass  to 192.168.0.3
+            7 n3  ingress policy  pass  NetworkPolicy shop/in, ingress[0]: 192.168.0.2 is in 192.168.0.0/24; any port
+        "#]],
+    );
+    check(
+        SOME_CLOSED,
+        "shop/web n2:22",
+        expect![[r#"
+        PASS  tcp  shop/web 10.42.1.7 -> n2 192.168.0.2:22
+
+        1 n1  source check   pass  10.42.1.7 is its own address
+        2 n1  egress policy  pass  no policy selects shop/web for egress
+        3 n1  vxlan -> n2    pass  to 192.168.0.2
+        4 n2  node           pass  to a process of the node: policies end here
+    "#]],
+    );
+    check(
+        SOME_CLOSED,
+        "shop/api shop/web:80",
+        expect![[r#"
+        PASS  tcp  shop/api-1 10.42.2.9 -> shop/web 10.42.1.7:80
+
+        1 n2  source check    pass  10.42.2.9 is its own address
+        2 n2  egress policy   pass  no policy selects shop/api-1 for egress
+        3 n2  vxlan -> n1     pass  to 192.168.0.1
+        4 n1  ingress policy  pass  no policy selects shop/web for ingress
+
+        also PASS: shop/api-0 10.42.3.9 -> shop/web 10.42.1.7:80
+    "#]],
+    );
+}
+
+/// Beside the world, a name of both kinds, a pod that waits and an alias.
+const MORE: &str = "svc shop/web 10.43.0.5 :http:80/tcp :alt:81/tcp\npod shop/late @n1 app=x\nsvc shop/alias :http:80/tcp type=ExternalName name=www.example.com";
+
+#[test]
+fn names_and_ports_that_are_not_there_say_what_there_is() {
+    for (question, expected) in [
+        (
+            "shop/nobody shop/api:80",
+            expect![[r#"
+            error[BW4102]: there is no pod and no service shop/nobody
+             where: SRC
+             fix:   look at kubectl get pods,services -A and kubectl get nodes
+             more:  bowline help BW4102
+        "#]],
+        ),
+        (
+            "shop/near shop/web:80",
+            expect![[r#"
+            error[BW4103]: shop/web is a pod and a service
+             where: DST
+             fix:   write pod/shop/web or svc/shop/web
+             more:  bowline help BW4103
+        "#]],
+        ),
+        (
+            "shop/near svc/shop/web",
+            expect![[r#"
+            error[BW4105]: service shop/web has several ports
+             where: DST
+             fix:   it has 80/tcp (http), 81/tcp (alt)
+             more:  bowline help BW4105
+        "#]],
+        ),
+        (
+            "shop/near shop/api:8080",
+            expect![[r#"
+            error[BW4105]: service shop/api has no such port
+             where: DST
+             fix:   it has 80/tcp (http)
+             more:  bowline help BW4105
+        "#]],
+        ),
+        (
+            "shop/near pod/shop/web",
+            expect![[r#"
+            error[BW4105]: pod shop/web names no port of its own
+             where: DST
+             fix:   write one after a colon, by its number
+             more:  bowline help BW4105
+        "#]],
+        ),
+    ] {
+        check(MORE, question, expected);
+    }
+}
+
+#[test]
+fn ends_without_an_address_say_why() {
+    for (question, expected) in [
+        (
+            "shop/near shop/late:80",
+            expect![[r#"
+            error[BW4104]: pod shop/late has no address (yet)
+             where: DST
+             fix:   look at kubectl get -o wide, and ask for an address instead
+             more:  bowline help BW4104
+        "#]],
+        ),
+        (
+            "shop/near shop/alias:80",
+            expect![[r#"
+            error[BW4104]: service shop/alias is another name of `www.example.com`, and has no address of its own
+             where: DST
+             fix:   look at kubectl get -o wide, and ask for an address instead
+             more:  bowline help BW4104
+        "#]],
+        ),
+        (
+            "10.42.9.9 shop/api:80",
+            expect![[r#"
+            error[BW4102]: 10.42.9.9 is an address of the pod network that no pod holds
+             where: SRC
+             fix:   look at kubectl get pods,services -A and kubectl get nodes
+             more:  bowline help BW4102
+        "#]],
+        ),
+        (
+            "shop/near 10.42.9.9:80",
+            expect![[r#"
+            REJECT  tcp  shop/near 10.42.1.8 -> 10.42.9.9:80
+
+            1 n1  source check   pass    10.42.1.8 is its own address
+            2 n1  egress policy  pass    no policy selects shop/near for egress
+            3 n1  route          REJECT  no pod has 10.42.9.9: unreachable
+            pass if: a pod had 10.42.9.9
+        "#]],
+        ),
+    ] {
+        check(MORE, question, expected);
+    }
+}
+
+#[test]
+fn what_is_missing_in_a_question_is_asked_for() {
+    for (question, expected) in [
+        (
+            "shop/near 10.42.9.9",
+            expect![[r#"
+            error[BW4105]: 10.42.9.9 needs a port by its number
+             where: DST
+             fix:   write it after a colon, e.g. 192.0.2.1:443
+             more:  bowline help BW4105
+        "#]],
+        ),
+        (
+            "ops/agent fd42:1::8",
+            expect![[r#"
+            error[BW4105]: shop/near needs a port by its number
+             where: DST
+             fix:   write it after a colon, e.g. 192.0.2.1:443
+             more:  bowline help BW4105
+        "#]],
+        ),
+        (
+            "ops/agent [fd42:1::8]:80",
+            expect![[r#"
+            PASS  tcp  ops/agent (in n2's own network) fd00::2 -> shop/near [fd42:1::8]:80
+
+            1 n2  source                a process in the node's own network
+            2 n2  vxlan -> n1     pass  to fd00::1
+            3 n1  ingress policy  pass  no policy selects shop/near for ingress
+        "#]],
+        ),
+        (
+            "shop/none shop/near:80",
+            expect![[r#"
+            error[BW4104]: service shop/none has no ready endpoint that could begin
+             where: SRC
+             fix:   look at kubectl get -o wide, and ask for an address instead
+             more:  bowline help BW4104
+        "#]],
+        ),
+    ] {
+        check(MORE, question, expected);
+    }
+}
+
+#[test]
+fn the_family_that_is_asked_for_is_the_one_explained() {
+    let block = "policy shop/in {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: '::/0'}}]}]}";
+    let mut explainer = Explainer::new(world(&format!("{WORLD}\n{block}")), Some(1450));
+    let question = Question::parse("ops/admin", "shop/web:80", "default").unwrap();
+    for (family, verdict) in [(None, Outcome::Drop), (Some(Family::V4), Outcome::Drop), (Some(Family::V6), Outcome::Pass)] {
+        let explanation = explainer.explain(&Question { family, ..question.clone() }).unwrap();
+        assert!(explanation.agrees());
+        assert_eq!(explanation.verdict, verdict, "{family:?}");
+    }
+}
