@@ -85,7 +85,7 @@ fn programs(screen: &Screen, by_kubeadm: bool) -> Result<()> {
     if BUILT.iter().chain(more).any(|name| !directory.join(name).is_file()) {
         let mut build = Command::new(place::repository().join("conformance/build"));
         let status = build
-            .args(["control-plane", "node", "client", "suite", "peers"])
+            .args(["control-plane", "node", "client", "suite"])
             .args(group)
             .stdin(Stdio::null())
             .status()
