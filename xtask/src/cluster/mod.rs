@@ -9,6 +9,7 @@ mod component;
 mod control;
 mod down;
 mod images;
+mod inotify;
 mod install;
 mod kubeadm;
 mod kubectl;

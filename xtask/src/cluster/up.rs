@@ -19,7 +19,7 @@ use crate::cluster::lab::{self, Lab};
 use crate::cluster::place::{self, Place};
 use crate::cluster::plan::{Plan, Ports};
 use crate::cluster::screen::{Screen, until};
-use crate::cluster::{UpArgs, images, install, kubeadm, node, pki, relay};
+use crate::cluster::{UpArgs, images, inotify, install, kubeadm, node, pki, relay};
 
 /// What `conformance/build` makes for a cluster: its own programs, and those that the images in it hold.
 const BUILT: [&str; 7] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "agnhost", "coredns"];
@@ -85,7 +85,7 @@ fn programs(screen: &Screen, by_kubeadm: bool) -> Result<()> {
     if BUILT.iter().chain(more).any(|name| !directory.join(name).is_file()) {
         let mut build = Command::new(place::repository().join("conformance/build"));
         let status = build
-            .args(["control-plane", "node", "client", "suite", "peers"])
+            .args(["control-plane", "node", "client", "suite"])
             .args(group)
             .stdin(Stdio::null())
             .status()
@@ -107,6 +107,7 @@ fn programs(screen: &Screen, by_kubeadm: bool) -> Result<()> {
 /// A cluster of machines.
 fn cluster(args: &UpArgs, place: &Place, screen: &Screen, step: &mut &'static str) -> Result<Plan> {
     node::check_machine()?;
+    inotify::check(usize::from(args.nodes))?;
     let binary = lab::binary()?;
     let plan = Plan::of_nodes(args.nodes, &args.pod_cidr, &args.service_cidr, &args.node_port_range)?;
     let (listener, url) = relay::door()?;

@@ -75,7 +75,7 @@ impl Programs {
         let found = said("go", &["list", "-f", "{{.Dir}}", porter], &module);
         Ok(Self {
             agnhost: built("agnhost", "suite")?,
-            coredns: built("coredns", "peers")?,
+            coredns: built("coredns", "suite")?,
             worker: worker(cache, &bin)?,
             resetter: resetter(&module, &bin)?,
             porter: found

@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 
 use super::outcome::{Case, Figure, Outcome};
 use super::place::{self, Cluster};
+use crate::image::Profile;
 use figures::{Round, Sample};
 
 pub(crate) const NAME: &str = "peers";
@@ -31,7 +32,7 @@ const REST: Duration = Duration::from_secs(20);
 struct Side {
     name: &'static str,
     cluster: &'static str,
-    install: fn(&Cluster, Option<&Path>) -> Result<()>,
+    install: fn(&Cluster, &Path) -> Result<()>,
     processes: &'static [&'static str],
 }
 
@@ -59,6 +60,9 @@ pub(crate) fn run(image: Option<&Path>) -> Result<Outcome> {
 }
 
 fn measure(image: Option<&Path>, clusters: &mut Vec<Cluster>) -> Result<Vec<Figure>> {
+    // What is built or made is made before the clock runs.
+    let image = image.map_or_else(|| crate::image::product(Profile::Release, None), |image| Ok(image.to_owned()))?;
+    others::programs()?;
     for side in &SIDES {
         clusters.push(Cluster::find_or_make(side.cluster, &["--kubernetes-only"])?);
     }
@@ -66,7 +70,7 @@ fn measure(image: Option<&Path>, clusters: &mut Vec<Cluster>) -> Result<Vec<Figu
     let mut ready = Vec::new();
     for (side, cluster) in &stands {
         let begun = Instant::now();
-        (side.install)(cluster, image).and_then(|()| wait_for_names(cluster)).with_context(|| side.name)?;
+        (side.install)(cluster, &image).and_then(|()| wait_for_names(cluster)).with_context(|| side.name)?;
         ready.push(begun.elapsed());
         eprintln!("peers: {} answers names after {:.1} s", side.name, begun.elapsed().as_secs_f64());
     }
@@ -110,12 +114,9 @@ fn round(stands: &[(&Side, &Cluster)], number: usize) -> Result<Round> {
     Ok(Round { load, sides: samples.collect() })
 }
 
-fn install_bowline(cluster: &Cluster, image: Option<&Path>) -> Result<()> {
+fn install_bowline(cluster: &Cluster, image: &Path) -> Result<()> {
     let mut install = place::chore();
-    install.args(["cluster", "install", "--name", &cluster.name]);
-    if let Some(image) = image {
-        install.arg("--image").arg(image);
-    }
+    install.args(["cluster", "install", "--name", &cluster.name, "--image"]).arg(image);
     place::run(&mut install, Duration::from_secs(900)).map(drop)
 }
 
@@ -169,7 +170,7 @@ fn wait_for_names(cluster: &Cluster) -> Result<()> {
     kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=180s"])?;
     let image = "registry.k8s.io/e2e-test-images/agnhost:2.59";
     kubectl(&["run", "asker", "--restart=Never", &format!("--image={image}"), "--", "pause"])?;
-    kubectl(&["wait", "--for=condition=Ready", "pod/asker", "--timeout=120s"])?;
+    kubectl(&["wait", "--for=condition=Ready", "pod/asker", "--timeout=120s"]).map_err(|error| with_events(cluster, "asker", error))?;
     let end = Instant::now() + Duration::from_secs(120);
     loop {
         match kubectl(&["exec", "asker", "--", "dig", "+short", "+time=1", "+tries=1", "kubernetes.default.svc.cluster.local"]) {
@@ -187,8 +188,17 @@ fn start_pod(cluster: &Cluster, number: usize) -> Result<Duration> {
     let name = format!("started-{number}");
     let begun = Instant::now();
     kubectl(&["run", &name, "--restart=Never", "--labels=app=started", "--image=registry.k8s.io/pause:3.10.1"])?;
-    kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=120s"]).with_context(|| name.clone())?;
+    kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=120s"])
+        .map_err(|error| with_events(cluster, &name, error))?;
     Ok(begun.elapsed())
+}
+
+/// An error about a pod, with the last that the cluster warned of it: a wait that is over says only that it is over.
+fn with_events(cluster: &Cluster, pod: &str, error: anyhow::Error) -> anyhow::Error {
+    let selector = format!("type=Warning,involvedObject.name={pod}");
+    let words = ["get", "events", "--field-selector", &selector, "--sort-by=.lastTimestamp", "--no-headers"];
+    let said = place::kubectl_at(&cluster.kubeconfig, &words).unwrap_or_else(|error| format!("{error:#}"));
+    error.context(format!("pod {pod}: {}", said.lines().next_back().unwrap_or("no warning in its events")))
 }
 
 fn remove_pods(cluster: &Cluster) -> Result<()> {

@@ -3,7 +3,7 @@
 //! flannel with VXLAN and the bridge, host-local and portmap plugins of Debian's containernetworking-plugins; kube-proxy with nftables; CoreDNS on
 //! every node behind the service kube-dns, as Bowline's DNS is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -18,8 +18,8 @@ const DNS: &str = "10.43.0.10";
 
 const COREFILE: &str = ".:53 {\n  errors\n  kubernetes cluster.local in-addr.arpa ip6.arpa {\n    kubeconfig /run/peers/kubeconfig\n  }\n  cache 30\n  loadbalance\n}\n";
 
-/// What flanneld is told.
-const NETWORK: &str = r#"{"Network": "10.42.0.0/16", "EnableIPv6": true, "IPv6Network": "fd42::/56", "Backend": {"Type": "vxlan"}}"#;
+/// The cluster's pod networks.
+const NETWORKS: [&str; 2] = ["10.42.0.0/16", "fd42::/56"];
 
 /// A node: its name and its addresses.
 struct Machine {
@@ -29,15 +29,19 @@ struct Machine {
 }
 
 /// Starts all three on every node.
-pub(super) fn install(cluster: &Cluster, _image: Option<&Path>) -> Result<()> {
+pub(super) fn install(cluster: &Cluster, _image: &Path) -> Result<()> {
     let machines = machines(cluster)?;
     let server = machines.iter().find(|machine| machine.name == "n1").and_then(|machine| machine.addresses.first()).context("no n1")?;
-    let programs =
-        ["kube-proxy", "coredns", "flanneld"].map(|name| place::program(name, "peers")).into_iter().collect::<Result<Vec<_>>>()?;
+    let programs = programs()?;
     for machine in &machines {
         start(cluster, machine, server, &programs).with_context(|| machine.name.clone())?;
     }
     names(cluster, &machines)
+}
+
+/// kube-proxy, coredns and flanneld, built if they are not there.
+pub(super) fn programs() -> Result<Vec<PathBuf>> {
+    ["kube-proxy", "coredns", "flanneld"].map(|name| place::program(name, "peers")).into_iter().collect()
 }
 
 fn machines(cluster: &Cluster) -> Result<Vec<Machine>> {
@@ -60,7 +64,7 @@ fn machines(cluster: &Cluster) -> Result<Vec<Machine>> {
         .collect()
 }
 
-fn start(cluster: &Cluster, machine: &Machine, server: &str, programs: &[std::path::PathBuf]) -> Result<()> {
+fn start(cluster: &Cluster, machine: &Machine, server: &str, programs: &[PathBuf]) -> Result<()> {
     let [proxy, coredns, flanneld] = programs else { anyhow::bail!("three programs were asked for") };
     // The kubeconfig of this machine names a relay on its loopback; a node asks the server itself.
     let kubeconfig = std::fs::read_to_string(&cluster.kubeconfig).with_context(|| cluster.kubeconfig.display().to_string())?;
@@ -69,11 +73,15 @@ fn start(cluster: &Cluster, machine: &Machine, server: &str, programs: &[std::pa
         format!("https://{server}:6443").into();
     write(cluster, machine, "/run/peers/kubeconfig", &kubeconfig.to_string())?;
     write(cluster, machine, "/run/peers/Corefile", COREFILE)?;
-    write(cluster, machine, "/run/peers/net-conf.json", NETWORK)?;
+    let [ipv4, ipv6] = NETWORKS;
+    let network = json!({"Network": ipv4, "EnableIPv6": true, "IPv6Network": ipv6, "Backend": {"Type": "vxlan"}});
+    write(cluster, machine, "/run/peers/net-conf.json", &network.to_string())?;
     let at = |path: &Path| path.display().to_string();
     let config = "--kubeconfig=/run/peers/kubeconfig";
-    let arguments = "--proxy-mode=nftables --cluster-cidr=10.42.0.0/16,fd42::/56 --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0 \
-                     --conntrack-tcp-timeout-close-wait=0";
+    let arguments = format!(
+        "--proxy-mode=nftables --cluster-cidr={ipv4},{ipv6} --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0 \
+         --conntrack-tcp-timeout-close-wait=0"
+    );
     let interface = machine.addresses.first().context("no address")?;
     run(
         cluster,
@@ -93,14 +101,16 @@ fn start(cluster: &Cluster, machine: &Machine, server: &str, programs: &[std::pa
     write(cluster, machine, "/etc/cni/net.d/10-flannel.conflist", &conflist(machine).to_string())
 }
 
-/// What flannel's own plugin hands to the bridge plugin.
+/// What flannel's own plugin hands to the bridge plugin: the routes are those of the pod networks. The default routes come from
+/// `isDefaultGateway`; the bridge plugin of Debian 12 fails where they are asked for twice.
 fn conflist(machine: &Machine) -> Value {
     let ranges: Vec<Value> = machine.subnets.iter().map(|subnet| json!([{"subnet": subnet}])).collect();
+    let routes: Vec<Value> = NETWORKS.iter().map(|network| json!({"dst": network})).collect();
     json!({
         "cniVersion": "1.0.0", "name": "cbr0", "plugins": [
             {
                 "type": "bridge", "bridge": "cni0", "mtu": 1450, "isDefaultGateway": true, "hairpinMode": true, "ipMasq": false,
-                "ipam": {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]},
+                "ipam": {"type": "host-local", "ranges": ranges, "routes": routes},
             },
             {"type": "portmap", "capabilities": {"portMappings": true}},
         ],
@@ -147,4 +157,19 @@ fn wait_for_file(cluster: &Cluster, machine: &Machine, path: &str) -> Result<()>
         std::thread::sleep(Duration::from_millis(200));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_routes_are_asked_for_once() {
+        let machine = Machine { name: "n1".into(), addresses: Vec::new(), subnets: vec!["10.42.0.0/24".into(), "fd42::/64".into()] };
+        let list = conflist(&machine);
+        let bridge = list.pointer("/plugins/0").cloned().unwrap_or_default();
+        assert_eq!(bridge.pointer("/isDefaultGateway"), Some(&json!(true)));
+        assert_eq!(bridge.pointer("/ipam/routes"), Some(&json!([{"dst": "10.42.0.0/16"}, {"dst": "fd42::/56"}])));
+        assert_eq!(bridge.pointer("/ipam/ranges"), Some(&json!([[{"subnet": "10.42.0.0/24"}], [{"subnet": "fd42::/64"}]])));
+    }
 }
