@@ -163,9 +163,15 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) async fn start() -> Upstream {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).await.unwrap();
+        // A port that is free for both: the kernel gives one that is free for the first.
+        let (udp, address, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let address = udp.local_addr().unwrap();
+            match TcpListener::bind(address).await {
+                Ok(tcp) => break (udp, address, tcp),
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{address}: {error}"),
+            }
+        };
         let asked = Arc::new(AtomicUsize::new(0));
         tokio::spawn(answer_udp(udp, Arc::clone(&asked)));
         tokio::spawn(answer_tcp(tcp, Arc::clone(&asked)));
