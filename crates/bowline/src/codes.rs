@@ -184,8 +184,8 @@ pub(crate) const CODES: &[Explained] = &[
         code: 1312,
         title: "packets of pods take the kernel's own way",
         text: "serviceMode is ebpf and fastPath is not false, but the kernel or the node lacks something for the programs at links: Linux 5.11,\n\
-               the BPF file system mounted, the capabilities BPF, PERFMON and NET_ADMIN. Everything works without them, slower. With\n\
-               fastPath: false nothing is wanted and nothing reported.",
+               the BPF file system mounted, the capabilities BPF, PERFMON and NET_ADMIN. Everything works without them, slower. The\n\
+               agent looks when it starts: restart it once they are there. With fastPath: false nothing is wanted and nothing reported.",
     },
     Explained {
         code: 2030,

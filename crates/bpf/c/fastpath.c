@@ -24,7 +24,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "abi.h"
+#include "address.h"
 
 /* The packet goes on: to others' programs, then to the stack (TCX_NEXT and TC_ACT_UNSPEC). */
 #define NEXT -1
@@ -41,7 +41,6 @@
 
 /* MF and the offset of RFC 791 section 3.1: a fragment. */
 #define FRAGMENT 0x3fff
-#define V4_PREFIX bpf_htonl(0x0000ffff)
 
 char licensed_as[] SEC("license") = "Apache-2.0";
 
@@ -184,8 +183,8 @@ static __always_inline int read_packet(struct __sk_buff *skb, struct packet *pac
 		ip = data + sizeof(struct ethhdr);
 		if (ip->version != 4 || ip->ihl != 5 || (ip->frag_off & bpf_htons(FRAGMENT)))
 			return 0;
-		packet->key.source = (struct address){ { 0, 0, V4_PREFIX, ip->saddr } };
-		packet->key.destination = (struct address){ { 0, 0, V4_PREFIX, ip->daddr } };
+		packet->key.source = mapped(ip->saddr);
+		packet->key.destination = mapped(ip->daddr);
 		packet->ttl = ip->ttl;
 		packet->ip_bytes = bpf_ntohs(ip->tot_len);
 		return read_transport(skb, packet, sizeof(struct ethhdr) + sizeof(*ip), ip->protocol);
@@ -233,11 +232,6 @@ static __always_inline void reverse_of(const struct carried_key *key, __u32 link
 	reverse->destination_port = key->source_port;
 	reverse->link = link;
 	reverse->protocol = key->protocol;
-}
-
-static __always_inline int is_same(const struct address *a, const struct address *b)
-{
-	return a->words[0] == b->words[0] && a->words[1] == b->words[1] && a->words[2] == b->words[2] && a->words[3] == b->words[3];
 }
 
 static __always_inline __u32 ports_of(const struct carried_key *key)
@@ -422,13 +416,11 @@ static __always_inline int leave(struct __sk_buff *skb, __u8 peer)
 	if (!reverse || reverse->epoch != new.epoch || reverse->link != packet.key.link)
 		return NEXT;
 	flow = bpf_map_lookup_elem(&carried, &packet.key);
-	if (!flow)
+	if (!flow || !is_of(flow, &packet.key) || !is_of(reverse, &reverse_key))
 		return NEXT;
 	copy_station(flow->station, reverse->to);
 	copy_station(reverse->station, new.to);
 	barrier();
-	if (!is_of(flow, &packet.key) || !is_of(reverse, &reverse_key))
-		return NEXT;
 	flow->confirmed = 1;
 	if (!reverse->confirmed) {
 		reverse->confirmed = 1;

@@ -14,7 +14,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "abi.h"
+#include "address.h"
 
 #define LET 1
 #define REFUSE 0
@@ -79,21 +79,9 @@ struct {
 	__type(value, struct endpoint);
 } flows SEC(".maps");
 
-#define V4_PREFIX bpf_htonl(0x0000ffff)
-
-static __always_inline struct address mapped(__u32 v4)
-{
-	return (struct address){ { 0, 0, V4_PREFIX, v4 } };
-}
-
 static __always_inline int is_mapped(const struct address *a)
 {
 	return !a->words[0] && !a->words[1] && a->words[2] == V4_PREFIX;
-}
-
-static __always_inline int is_same(const struct address *a, const struct address *b)
-{
-	return a->words[0] == b->words[0] && a->words[1] == b->words[1] && a->words[2] == b->words[2] && a->words[3] == b->words[3];
 }
 
 static __always_inline int is_loopback(const struct address *a)

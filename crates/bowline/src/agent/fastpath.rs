@@ -20,7 +20,7 @@ const LOOK_EVERY_MS: u64 = 1_000;
 pub(crate) struct Fastpath {
     used: Option<Reconciler<HookDriver>>,
     tally: Option<Arc<Tally>>,
-    /// Why they are not used though they are wanted, or why a former mode's are still there.
+    /// Why they are not used though they are wanted, or why their maps are not pinned.
     error: Option<BpfError>,
     epoch: Epoch,
     look_at_ms: u64,
@@ -124,10 +124,11 @@ impl Fastpath {
         }
     }
 
-    /// What keeps packets from being carried, or a former mode's programs from going.
+    /// What keeps packets from being carried, now or after the next start.
     pub(crate) fn problem(&self) -> Option<Problem> {
         let error = self.error.as_ref()?;
-        Some(Problem::new(1312, "packets of pods take the kernel's own way", "fastPath", error.fix()).because(error.to_string()))
+        let fix = format!("{}, and restart the agent; or set fastPath: false", error.fix());
+        Some(Problem::new(1312, "packets of pods take the kernel's own way", "fastPath", fix).because(error.to_string()))
     }
 }
 
