@@ -38,6 +38,12 @@ pub(crate) fn test(rest: &[String]) -> Result<bool> {
     if !good && tally.failed == 0 {
         tally.failed = 1;
     }
+    if !tally.failures.is_empty() {
+        println!("\n== what failed");
+        for line in &tally.failures {
+            println!("{line}");
+        }
+    }
     println!("{tally}");
     Ok(good)
 }
