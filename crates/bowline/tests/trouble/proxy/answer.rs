@@ -42,7 +42,8 @@ pub(super) async fn answer(proxy: &Proxy, request: Request<Incoming>) -> Result<
     if let Fault::Refuses(code) = fault {
         return refusal(code);
     }
-    if node && fault == Fault::EmptyLists {
+    // Of an old store too: the look that follows an empty list may come when the fault is the next one already.
+    if node && matches!(fault, Fault::EmptyLists | Fault::OldLists) {
         return refusal(404);
     }
     let outcome = if is_list && fault != Fault::None {

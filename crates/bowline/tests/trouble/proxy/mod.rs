@@ -42,7 +42,7 @@ pub(crate) enum Fault {
     ExpiresPages,
     /// Lists are empty, and nobody knows the nodes.
     EmptyLists,
-    /// Lists are half of what there is, of a version long gone.
+    /// Lists are half of what there is, of a version long gone in which nobody knows the nodes.
     OldLists,
 }
 
