@@ -60,19 +60,52 @@ struct carried_key {
 	__u8 zero[3];
 };
 
-/* How it leaves: what the stack made of the last packet of it that it was shown. */
-struct carried {
-	__u32 tie[3];    /* of the key: last words of the addresses, both ports; written first, read last */
+/* How a packet leaves, and from whom it must come. */
+struct way {
 	__u32 link;      /* index of the link by which it leaves */
-	__u64 epoch;     /* in which the stack was asked */
-	__u64 judged_ns; /* when, by the coarse monotonic clock */
-	__u32 mtu;       /* of the link, in bytes */
+	__u32 mtu;       /* of that link, in bytes */
 	__u8 to[6];      /* destination and source of the Ethernet header that it leaves with */
 	__u8 from[6];
 	__u8 station[6]; /* source of the Ethernet header that it enters with: the one to which replies leave */
 	__u8 peer;       /* the link is a pod's, and the packet goes to its other end */
+	__u8 zero;
+};
+
+/* How a flow leaves: what the stack made of the last packet of it that it was shown. */
+struct carried {
+	__u32 tie[3]; /* of the key: last words of the addresses, both ports; written first, read last */
+	struct way way;
+	__u64 epoch;     /* in which the stack was asked */
+	__u64 judged_ns; /* when, by the coarse monotonic clock */
 	__u8 confirmed;  /* the stack lets replies through, untranslated as well */
-	__u8 zero[8];
+	__u8 zero[7];
+};
+
+/* What the stack lets begin: TCP connections from one address, entering by one link, to one port of another. The key is that of a flow, with no
+ * source port. */
+struct opening {
+	__u32 tie[3];
+	struct way there;
+	struct way back;
+	__u32 zero;
+	__u64 epoch;     /* in which the stack was asked */
+	__u64 judged_ns; /* when it last let one begin */
+	__u8 answered;   /* it let the answer through, untranslated as well */
+	__u8 translated; /* it makes connections of the same source and destination out of others: nothing is begun here without it */
+	__u8 zeros[6];
+};
+
+/* A TCP connection that was begun without the stack, which connection tracking does not know. The key is that of the flow of the one who began it,
+ * with no link. The key and what comes before `there` stay as they are in every version, so that another build can hand the connections over. */
+struct direct {
+	__u64 opened_ns; /* by the coarse monotonic clock */
+	__u64 ended_ns;  /* when both ends had said that they were done, else 0 */
+	__u8 answered;   /* the other end has accepted */
+	__u8 done[2];    /* FIN was seen: of the one who began, of the other */
+	__u8 zero;
+	__u32 tie[3];
+	struct way there;
+	struct way back;
 };
 
 #include "layout.h"

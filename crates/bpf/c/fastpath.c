@@ -6,9 +6,11 @@
  * Ethernet header that the stack gave it. So policy, guards, routes and services need no second form here: what they drop, translate, encrypt
  * or send elsewhere never leaves as it came, and is never carried.
  *
- * The stack stays the judge: it sees the beginning and the end of each TCP connection, whatever is not plain, and one packet of each flow every few
- * seconds, which keeps connection tracking's entry alive. A change of rules or routes begins a new epoch, in which it must let each flow
- * through again.
+ * A TCP connection begins without the stack if the stack has let another begin a moment ago from the same address to the same port: no policy
+ * asks for more. Connection tracking is told of it by the agent, if it lives for longer than a second.
+ *
+ * The stack stays the judge: it sees whatever is not plain, one beginning of each kind and one packet of each flow every few seconds, which
+ * keeps connection tracking's entry alive. A change of rules or routes begins a new epoch, in which it must let each flow through again.
  *
  * Attached by tcx (Linux 6.6), or as classifiers of clsact; Linux 5.11 for the coarse clock.
  */
@@ -52,6 +54,25 @@ struct {
 	__type(value, struct carried);
 } carried SEC(".maps");
 
+/* What the stack lets begin. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct carried_key);
+	__type(value, struct opening);
+} openings SEC(".maps");
+
+/* Connections that connection tracking does not know yet. The agent hands them over when they are a second old, and before anything else is
+ * asked of the stack; it removes those that have ended. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct carried_key);
+	__type(value, struct direct);
+} direct SEC(".maps");
+
 /* One number, which the agent raises. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -84,7 +105,7 @@ struct {
 /* What was done, by the numbers below. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 4);
+	__uint(max_entries, 6);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, __u32);
 	__type(value, __u64);
@@ -94,6 +115,8 @@ struct {
 #define COUNT_BYTES 1     /* in them, with their Ethernet headers; of a batch as one packet */
 #define COUNT_CONFIRMED 2 /* flows that began to be carried, each direction by itself */
 #define COUNT_TOO_BIG 3   /* shown to the stack, which tells the sender how much the link takes */
+#define COUNT_BEGUN 4     /* connections that began without the stack */
+#define COUNT_NO_ROOM 5   /* connections left to the stack because there was no room for one more */
 
 /* What the programs look at in a packet. */
 struct packet {
@@ -217,6 +240,18 @@ static __always_inline int is_plain(const struct packet *packet)
 	return (packet->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) == TCP_ACK;
 }
 
+/* Whether it asks for a connection. */
+static __always_inline int is_first(const struct packet *packet)
+{
+	return packet->key.protocol == IPPROTO_TCP && (packet->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) == TCP_SYN;
+}
+
+/* Whether it grants one. */
+static __always_inline int is_answer(const struct packet *packet)
+{
+	return packet->key.protocol == IPPROTO_TCP && (packet->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) == (TCP_SYN | TCP_ACK);
+}
+
 /* Whether it is TCP that carries data: a batch, or more than headers. */
 static __always_inline int is_data(const struct packet *packet)
 {
@@ -239,10 +274,16 @@ static __always_inline __u32 ports_of(const struct carried_key *key)
 	return (__u32)key->source_port << 16 | key->destination_port;
 }
 
-static __always_inline int is_of(const struct carried *flow, const struct carried_key *key)
+static __always_inline void tie(__u32 *tie, const struct carried_key *key)
 {
-	const volatile __u32 *tie = flow->tie;
+	tie[0] = key->source.words[3];
+	tie[1] = key->destination.words[3];
+	tie[2] = ports_of(key);
+}
 
+/* Whether an element is this key's still: its place may have been given to another. */
+static __always_inline int is_of(const volatile __u32 *tie, const struct carried_key *key)
+{
 	return tie[0] == key->source.words[3] && tie[1] == key->destination.words[3] && tie[2] == ports_of(key);
 }
 
@@ -285,27 +326,53 @@ static __always_inline int age(struct __sk_buff *skb, struct ethhdr *eth, const 
 	return 0;
 }
 
-/* Carries the packet, or leaves it to the stack. */
-static __always_inline int enter(struct __sk_buff *skb, struct packet *packet)
+/* Hands a packet on the way that the stack has shown, or leaves it to the stack. */
+static __always_inline int hand_over(struct __sk_buff *skb, const struct packet *packet, const struct way *way)
 {
-	struct carried *flow, way;
-	__u64 *now_epoch;
-	__u64 age_ns;
+	struct carried_key *last;
 	struct ethhdr *eth;
 	__u32 zero = 0;
 
-	flow = bpf_map_lookup_elem(&carried, &packet->key);
-	if (!flow)
+	if (packet->ttl <= 1)
 		return NEXT;
-	way = *flow;
+	if (!fits(skb, packet, way->mtu)) {
+		count(COUNT_TOO_BIG, 1);
+		return NEXT;
+	}
+	eth = bytes_of(skb, sizeof(*eth) + sizeof(struct iphdr));
+	if (!eth || !same_bytes(eth->h_source, way->station))
+		return NEXT;
+	copy_station(eth->h_dest, way->to);
+	copy_station(eth->h_source, way->from);
+	if (age(skb, eth, packet))
+		return NEXT;
+	count(COUNT_PACKETS, 1);
+	count(COUNT_BYTES, skb->len);
+	if (way->peer)
+		return bpf_redirect_peer(way->link, 0);
+	/* The program at that link's egress need not look at it. */
+	last = bpf_map_lookup_elem(&entered, &zero);
+	if (last)
+		last->link = 0;
+	return bpf_redirect(way->link, 0);
+}
+
+/* A packet of a flow that connection tracking knows. */
+static __always_inline int carry(struct __sk_buff *skb, const struct packet *packet, struct carried *flow)
+{
+	struct carried way = *flow;
+	__u64 *now_epoch;
+	__u64 age_ns;
+	__u32 zero = 0;
+
 	barrier();
 	/* The place may have been given to another flow while it was read. */
-	if (!is_of(flow, &packet->key))
+	if (!is_of(flow->tie, &packet->key))
 		return NEXT;
 	if (!is_plain(packet)) {
 		struct carried_key reverse = {};
 
-		reverse_of(&packet->key, way.link, &reverse);
+		reverse_of(&packet->key, way.way.link, &reverse);
 		bpf_map_delete_elem(&carried, &packet->key);
 		bpf_map_delete_elem(&carried, &reverse);
 		return NEXT;
@@ -316,22 +383,121 @@ static __always_inline int enter(struct __sk_buff *skb, struct packet *packet)
 	age_ns = bpf_ktime_get_coarse_ns() - way.judged_ns;
 	if (age_ns > SHOW_AFTER && (age_ns > SHOW_DATA_AFTER || !is_data(packet)))
 		return NEXT;
-	if (packet->ttl <= 1)
-		return NEXT;
-	if (!fits(skb, packet, way.mtu)) {
-		count(COUNT_TOO_BIG, 1);
+	return hand_over(skb, packet, &way.way);
+}
+
+/* The key of a connection, from one of its packets. */
+static __always_inline void connection_of(const struct carried_key *key, struct carried_key *connection)
+{
+	*connection = *key;
+	connection->link = 0;
+}
+
+/* The key of what may begin, from the first packet of a connection. */
+static __always_inline void opening_of(const struct carried_key *key, struct carried_key *opening)
+{
+	*opening = *key;
+	opening->source_port = 0;
+}
+
+/* Begins a connection as the stack has let another begin a moment ago, from the same address to the same port; or leaves it to the stack. */
+static __always_inline int begin(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct carried_key key;
+	struct opening *opening;
+	struct direct *before;
+	struct direct new = {};
+	__u64 *now_epoch;
+	__u64 now_ns;
+	__u32 zero = 0;
+	int done;
+
+	now_epoch = bpf_map_lookup_elem(&epoch, &zero);
+	now_ns = bpf_ktime_get_coarse_ns();
+	opening_of(&packet->key, &key);
+	opening = bpf_map_lookup_elem(&openings, &key);
+	if (!opening || !now_epoch || opening->epoch != *now_epoch || !opening->answered || opening->translated ||
+	    now_ns - opening->judged_ns > SHOW_AFTER)
+		goto by_the_stack;
+	new.there = opening->there;
+	new.back = opening->back;
+	barrier();
+	if (!is_of(opening->tie, &key))
+		goto by_the_stack;
+	connection_of(&packet->key, &key);
+	before = bpf_map_lookup_elem(&direct, &key);
+	/* A second try of the same. */
+	if (before && !before->ended_ns)
+		return hand_over(skb, packet, &new.there);
+	tie(new.tie, &key);
+	new.opened_ns = now_ns;
+	if (bpf_map_update_elem(&direct, &key, &new, BPF_ANY)) {
+		count(COUNT_NO_ROOM, 1);
 		return NEXT;
 	}
-	eth = bytes_of(skb, sizeof(*eth) + sizeof(struct iphdr));
-	if (!eth || !same_bytes(eth->h_source, way.station))
+	done = hand_over(skb, packet, &new.there);
+	if (done == NEXT)
+		bpf_map_delete_elem(&direct, &key);
+	else
+		count(COUNT_BEGUN, 1);
+	return done;
+
+by_the_stack:
+	/* What was there before under these ports is over, if it was this one's. */
+	connection_of(&packet->key, &key);
+	before = bpf_map_lookup_elem(&direct, &key);
+	if (before && before->back.link == skb->ifindex && is_of(before->tie, &key))
+		bpf_map_delete_elem(&direct, &key);
+	return NEXT;
+}
+
+/* A packet of a connection that was begun here. */
+static __always_inline int go_on(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct carried_key key;
+	struct direct *connection;
+	struct way way;
+	__u32 comes_by;
+	int back = 0;
+	int done;
+
+	connection_of(&packet->key, &key);
+	connection = bpf_map_lookup_elem(&direct, &key);
+	if (!connection) {
+		reverse_of(&packet->key, 0, &key);
+		connection = bpf_map_lookup_elem(&direct, &key);
+		if (!connection)
+			return NEXT;
+		back = 1;
+	}
+	if (back) {
+		way = connection->back;
+		comes_by = connection->there.link;
+	} else {
+		way = connection->there;
+		comes_by = connection->back.link;
+	}
+	barrier();
+	if (!is_of(connection->tie, &key) || skb->ifindex != comes_by)
 		return NEXT;
-	copy_station(eth->h_dest, way.to);
-	copy_station(eth->h_source, way.from);
-	if (age(skb, eth, packet))
+	done = hand_over(skb, packet, &way);
+	if (done == NEXT)
 		return NEXT;
-	count(COUNT_PACKETS, 1);
-	count(COUNT_BYTES, skb->len);
-	return way.peer ? bpf_redirect_peer(way.link, 0) : bpf_redirect(way.link, 0);
+	if (packet->flags & TCP_RST) {
+		bpf_map_delete_elem(&direct, &key);
+		return done;
+	}
+	if (back)
+		connection->answered = 1;
+	if (packet->flags & TCP_FIN) {
+		if (back)
+			connection->done[1] = 1;
+		else
+			connection->done[0] = 1;
+		if (connection->done[0] && connection->done[1])
+			connection->ended_ns = bpf_ktime_get_coarse_ns();
+	}
+	return done;
 }
 
 /* At the ingress of every link that packets of pods come by. */
@@ -340,13 +506,18 @@ int bowline_enter(struct __sk_buff *skb)
 {
 	struct packet packet = {};
 	struct carried_key *last;
+	struct carried *flow;
 	__u32 zero = 0;
-	int done;
+	int done = NEXT;
 
 	if (skb->pkt_type != PACKET_HOST || !read_packet(skb, &packet))
 		return NEXT;
 	packet.key.link = skb->ifindex;
-	done = enter(skb, &packet);
+	flow = bpf_map_lookup_elem(&carried, &packet.key);
+	if (flow)
+		done = carry(skb, &packet, flow);
+	else if (packet.key.protocol == IPPROTO_TCP)
+		done = is_first(&packet) ? begin(skb, &packet) : go_on(skb, &packet);
 	if (done == NEXT) {
 		last = bpf_map_lookup_elem(&entered, &zero);
 		if (last)
@@ -355,71 +526,100 @@ int bowline_enter(struct __sk_buff *skb)
 	return done;
 }
 
-static __always_inline int is_as_it_came(const struct carried_key *key)
+static __always_inline int is_as_it_came(const struct carried_key *last, const struct carried_key *key)
 {
-	struct carried_key *last;
-	__u32 zero = 0;
-
-	last = bpf_map_lookup_elem(&entered, &zero);
-	return last && is_same(&last->source, &key->source) && is_same(&last->destination, &key->destination) &&
+	return is_same(&last->source, &key->source) && is_same(&last->destination, &key->destination) &&
 	       last->source_port == key->source_port && last->destination_port == key->destination_port && last->link == key->link &&
 	       last->protocol == key->protocol;
 }
 
-/* Writes down what leaves as it came. */
-static __always_inline int leave(struct __sk_buff *skb, __u8 peer)
+static __always_inline int same_way(const struct way *a, const struct way *b)
+{
+	return a->link == b->link && a->mtu == b->mtu && same_bytes(a->to, b->to) && same_bytes(a->from, b->from) && a->peer == b->peer;
+}
+
+/* Writes down what the stack lets begin, by the first packet of a connection. */
+static __always_inline void learn_opening(const struct carried_key *packet, const struct way *way, __u64 now_epoch, int as_it_came)
+{
+	struct carried_key key;
+	struct opening *opening;
+	struct opening new = {};
+
+	opening_of(packet, &key);
+	opening = bpf_map_lookup_elem(&openings, &key);
+	if (opening && is_of(opening->tie, &key)) {
+		new.translated = opening->translated;
+		if (as_it_came && opening->epoch == now_epoch && same_way(&opening->there, way)) {
+			opening->judged_ns = bpf_ktime_get_coarse_ns();
+			return;
+		}
+	}
+	if (!as_it_came) {
+		if (new.translated)
+			return;
+		new.translated = 1;
+	}
+	tie(new.tie, &key);
+	new.there = *way;
+	new.epoch = now_epoch;
+	new.judged_ns = bpf_ktime_get_coarse_ns();
+	bpf_map_update_elem(&openings, &key, &new, BPF_ANY);
+}
+
+/* And by its answer, which enters by `link`. */
+static __always_inline void learn_answer(const struct carried_key *answer, const struct way *way, __u64 now_epoch)
+{
+	struct carried_key key = {};
+	struct opening *opening;
+	struct opening new;
+
+	reverse_of(answer, way->link, &key);
+	key.source_port = 0;
+	opening = bpf_map_lookup_elem(&openings, &key);
+	if (!opening || opening->epoch != now_epoch || opening->there.link != answer->link)
+		return;
+	if (opening->answered && same_way(&opening->back, way))
+		return;
+	/* As a whole, for others may be reading. */
+	new = *opening;
+	barrier();
+	if (!is_of(opening->tie, &key))
+		return;
+	new.back = *way;
+	copy_station(new.back.station, new.there.to);
+	copy_station(new.there.station, way->to);
+	new.answered = 1;
+	bpf_map_update_elem(&openings, &key, &new, BPF_ANY);
+}
+
+/* Writes down how a flow leaves. */
+static __always_inline void learn_flow(const struct carried_key *key, const struct way *way, __u64 now_epoch)
 {
 	struct carried_key reverse_key = {};
-	struct packet packet = {};
 	struct carried *flow, *reverse;
 	struct carried new = {};
-	__u64 *now_epoch;
-	__u32 *mtu;
-	struct ethhdr *eth;
-	__u32 zero = 0;
 
-	/* What this machine itself begins was never received. */
-	if (!skb->ingress_ifindex || !read_packet(skb, &packet) || !is_plain(&packet))
-		return NEXT;
-	packet.key.link = skb->ingress_ifindex;
-	if (!is_as_it_came(&packet.key))
-		return NEXT;
-	now_epoch = bpf_map_lookup_elem(&epoch, &zero);
-	eth = bytes_of(skb, sizeof(*eth));
-	if (!now_epoch || !eth)
-		return NEXT;
-	new.tie[0] = packet.key.source.words[3];
-	new.tie[1] = packet.key.destination.words[3];
-	new.tie[2] = ports_of(&packet.key);
-	new.link = skb->ifindex;
-	new.epoch = *now_epoch;
+	tie(new.tie, key);
+	new.way = *way;
+	new.epoch = now_epoch;
 	new.judged_ns = bpf_ktime_get_coarse_ns();
-	copy_station(new.to, eth->h_dest);
-	copy_station(new.from, eth->h_source);
-	new.peer = peer;
-	mtu = bpf_map_lookup_elem(&mtus, &new.link);
-	if (!mtu)
-		return NEXT;
-	new.mtu = *mtu;
-
-	flow = bpf_map_lookup_elem(&carried, &packet.key);
-	if (flow && is_of(flow, &packet.key) && flow->epoch == new.epoch && flow->link == new.link && flow->mtu == new.mtu &&
-	    same_bytes(flow->to, new.to) && same_bytes(flow->from, new.from)) {
+	flow = bpf_map_lookup_elem(&carried, key);
+	if (flow && is_of(flow->tie, key) && flow->epoch == new.epoch && same_way(&flow->way, way)) {
 		flow->judged_ns = new.judged_ns;
 		if (flow->confirmed)
-			return NEXT;
+			return;
 	} else {
-		bpf_map_update_elem(&carried, &packet.key, &new, BPF_ANY);
+		bpf_map_update_elem(&carried, key, &new, BPF_ANY);
 	}
-	reverse_of(&packet.key, new.link, &reverse_key);
+	reverse_of(key, way->link, &reverse_key);
 	reverse = bpf_map_lookup_elem(&carried, &reverse_key);
-	if (!reverse || reverse->epoch != new.epoch || reverse->link != packet.key.link)
-		return NEXT;
-	flow = bpf_map_lookup_elem(&carried, &packet.key);
-	if (!flow || !is_of(flow, &packet.key) || !is_of(reverse, &reverse_key))
-		return NEXT;
-	copy_station(flow->station, reverse->to);
-	copy_station(reverse->station, new.to);
+	if (!reverse || reverse->epoch != new.epoch || reverse->way.link != key->link)
+		return;
+	flow = bpf_map_lookup_elem(&carried, key);
+	if (!flow || !is_of(flow->tie, key) || !is_of(reverse->tie, &reverse_key))
+		return;
+	copy_station(flow->way.station, reverse->way.to);
+	copy_station(reverse->way.station, new.way.to);
 	barrier();
 	flow->confirmed = 1;
 	if (!reverse->confirmed) {
@@ -427,6 +627,48 @@ static __always_inline int leave(struct __sk_buff *skb, __u8 peer)
 		count(COUNT_CONFIRMED, 1);
 	}
 	count(COUNT_CONFIRMED, 1);
+}
+
+/* Writes down what leaves as it came. */
+static __always_inline int leave(struct __sk_buff *skb, __u8 peer)
+{
+	struct packet packet = {};
+	struct carried_key *last;
+	struct way way = {};
+	__u64 *now_epoch;
+	__u32 *mtu;
+	struct ethhdr *eth;
+	__u32 zero = 0;
+	int as_it_came;
+
+	/* What this machine itself begins was never received. */
+	if (!skb->ingress_ifindex)
+		return NEXT;
+	last = bpf_map_lookup_elem(&entered, &zero);
+	if (!last || last->link != skb->ingress_ifindex || !read_packet(skb, &packet))
+		return NEXT;
+	packet.key.link = skb->ingress_ifindex;
+	as_it_came = is_as_it_came(last, &packet.key);
+	if (!as_it_came && !(is_first(&packet) && is_same(&last->source, &packet.key.source)))
+		return NEXT;
+	now_epoch = bpf_map_lookup_elem(&epoch, &zero);
+	eth = bytes_of(skb, sizeof(*eth));
+	if (!now_epoch || !eth)
+		return NEXT;
+	way.link = skb->ifindex;
+	copy_station(way.to, eth->h_dest);
+	copy_station(way.from, eth->h_source);
+	way.peer = peer;
+	mtu = bpf_map_lookup_elem(&mtus, &way.link);
+	if (!mtu)
+		return NEXT;
+	way.mtu = *mtu;
+	if (is_first(&packet))
+		learn_opening(&packet.key, &way, *now_epoch, as_it_came);
+	else if (is_plain(&packet))
+		learn_flow(&packet.key, &way, *now_epoch);
+	else if (is_answer(&packet))
+		learn_answer(&packet.key, &way, *now_epoch);
 	return NEXT;
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Addresses are IPv6 ones, IPv4 mapped (RFC 4291 section 2.5.5.2). Addresses and ports are in network byte order, counts in the machine's.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Bytes of a [`FrontendKey`].
 pub const FRONTEND_KEY: usize = 20;
@@ -18,8 +18,16 @@ pub const PEER_KEY: usize = 32;
 pub const LIVE_KEY: usize = 40;
 /// Bytes of `struct carried_key`, which only the programs write.
 pub const CARRIED_KEY: usize = 44;
+/// Bytes of `struct way`, which is a part of others.
+pub const WAY: usize = 28;
 /// Bytes of `struct carried`.
 pub const CARRIED: usize = 64;
+/// Bytes of `struct opening`, which only the programs write.
+pub const OPENING: usize = 96;
+/// Bytes of `struct direct`, as this build has it.
+pub const DIRECT: usize = 88;
+/// Bytes at the beginning of `struct direct` that mean the same in every build.
+pub const DIRECT_HEAD: usize = 20;
 
 /// What the fast path counts, in the order of its map `counts`; each a number of 64 bits for each processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,11 +40,15 @@ pub enum Count {
     Confirmed,
     /// Packets that were left to the stack because the link takes less.
     TooBig,
+    /// Connections that began without the stack.
+    Begun,
+    /// Connections that were left to the stack because there was no room for one more.
+    NoRoom,
 }
 
 impl Count {
     /// All of them, each at its place in the map.
-    pub const ALL: [Count; 4] = [Count::Packets, Count::Bytes, Count::Confirmed, Count::TooBig];
+    pub const ALL: [Count; 6] = [Count::Packets, Count::Bytes, Count::Confirmed, Count::TooBig, Count::Begun, Count::NoRoom];
 }
 
 /// What a frontend's key means.
@@ -106,6 +118,39 @@ pub struct PeerKey {
     pub socket: u64,
     /// Whom it speaks to.
     pub endpoint: Endpoint,
+}
+
+/// A TCP connection that was begun without the stack: the key and the head of the value in the map `direct`, alike in every build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Direct {
+    /// Who began it.
+    pub source: SocketAddr,
+    /// To whom.
+    pub destination: SocketAddr,
+    /// When, in nanoseconds of the coarse monotonic clock.
+    pub opened_ns: u64,
+    /// When both ends had said that they were done; 0 while they have not.
+    pub ended_ns: u64,
+    /// Whether the other end has accepted.
+    pub answered: bool,
+}
+
+impl Direct {
+    /// From the bytes of an element, if they are some.
+    pub fn from_bytes(key: &[u8], value: &[u8]) -> Option<Self> {
+        let mut reader = Reader(key);
+        let (source, destination) = (reader.address()?, reader.address()?);
+        let mut port = || reader.take().map(u16::from_be_bytes);
+        let (source_port, destination_port) = (port()?, port()?);
+        let mut head = Reader(value);
+        Some(Direct {
+            source: SocketAddr::new(source, source_port),
+            destination: SocketAddr::new(destination, destination_port),
+            opened_ns: u64::from_ne_bytes(head.take()?),
+            ended_ns: u64::from_ne_bytes(head.take()?),
+            answered: head.take::<1>()? != [0],
+        })
+    }
 }
 
 /// Writes fields one after the other.
@@ -258,7 +303,7 @@ mod tests {
 
     #[test]
     fn lengths_are_those_of_the_table() {
-        let lengths = [FRONTEND_KEY, FRONTEND, ENDPOINT_KEY, ENDPOINT, PEER_KEY, LIVE_KEY, CARRIED_KEY, CARRIED];
+        let lengths = [FRONTEND_KEY, FRONTEND, ENDPOINT_KEY, ENDPOINT, PEER_KEY, LIVE_KEY, CARRIED_KEY, WAY, CARRIED, OPENING, DIRECT];
         assert_eq!(LAYOUTS.iter().map(|(_, size, _)| *size).collect::<Vec<_>>(), lengths);
     }
 
@@ -281,6 +326,23 @@ mod tests {
         assert_eq!(peer[offset("peer_key", "endpoint")..][..ENDPOINT], endpoint.to_bytes());
         let live = LiveKey { frontend: frontend("fd00::2"), endpoint }.to_bytes();
         assert_eq!(live[offset("live_key", "endpoint")..], endpoint.to_bytes());
+    }
+
+    #[test]
+    fn connections_are_read_from_where_the_table_says() {
+        let (mut key, mut value) = ([0; CARRIED_KEY], [0; DIRECT]);
+        for (field, address) in [("source", [10, 0, 0, 1]), ("destination", [10, 0, 0, 2])] {
+            key[offset("carried_key", field) + 10..][..6].copy_from_slice(&[[0xff; 2].as_slice(), &address].concat());
+        }
+        key[offset("carried_key", "source_port")..][..2].copy_from_slice(&4000_u16.to_be_bytes());
+        key[offset("carried_key", "destination_port")..][..2].copy_from_slice(&80_u16.to_be_bytes());
+        value[offset("direct", "opened_ns")..][..8].copy_from_slice(&5_u64.to_ne_bytes());
+        value[offset("direct", "ended_ns")..][..8].copy_from_slice(&6_u64.to_ne_bytes());
+        value[offset("direct", "answered")] = 1;
+        let (source, destination) = ("10.0.0.1:4000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+        let read = Direct { source, destination, opened_ns: 5, ended_ns: 6, answered: true };
+        assert_eq!(Direct::from_bytes(&key, &value[..DIRECT_HEAD]), Some(read));
+        assert_eq!(Direct::from_bytes(&key, &value[..16]), None);
     }
 
     #[test]

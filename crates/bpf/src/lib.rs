@@ -15,7 +15,7 @@ static FASTPATH: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR
 
 /// Version of the maps' layout: maps of another version are never taken over. To be raised with every change of `layout.rs` or of what a map
 /// means.
-pub const MAPS_VERSION: u32 = 1;
+pub const MAPS_VERSION: u32 = 2;
 
 /// The programs at cgroup hooks that translate services at the socket, as an ELF object.
 pub fn sockets() -> &'static [u8] {

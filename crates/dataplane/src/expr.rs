@@ -170,6 +170,11 @@ impl RuleBuilder {
         self.protocol(Protocol::Tcp).add(flags).bitwise(Reg(0), &[0x17]).compare(CmpOp::Ne, [0x02])
     }
 
+    /// Connection tracking does not look at it; it goes on.
+    pub(crate) fn not_tracked(self) -> Rule {
+        self.add(Expr::Notrack).done()
+    }
+
     /// To a loopback address.
     pub(crate) fn for_loopback(self, family: Family) -> Self {
         self.loopback(CmpOp::Eq, family, Part::Daddr(family), 16)

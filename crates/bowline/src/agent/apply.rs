@@ -255,6 +255,7 @@ impl Applier {
         // What went another way, or might, is to be asked for again.
         if routes.written + routes.removed > 0 || looks.net == SyncMode::Full {
             self.fastpath.forget();
+            self.reaper.forget();
         }
         let hooks = self.sync_hooks(looks.net);
         let old = std::mem::replace(&mut self.lowered, intent.clone());

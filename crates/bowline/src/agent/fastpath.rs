@@ -141,6 +141,15 @@ pub(crate) fn metrics(tally: &Tally, page: &mut Page) {
     page.single("bowline_fastpath_flows_total", "counter", flows, tally.get(Count::Confirmed));
     let too_big = "Packets left to the stack because the link takes less.";
     page.single("bowline_fastpath_too_big_total", "counter", too_big, tally.get(Count::TooBig));
+    let begun = "TCP connections that began without the stack, after the like of one that it had let begin.";
+    page.single("bowline_fastpath_connections_total", "counter", begun, tally.get(Count::Begun));
+    let no_room = "TCP connections whose beginning was left to the stack because there was no room for one more.";
+    page.single("bowline_fastpath_no_room_total", "counter", no_room, tally.get(Count::NoRoom));
+    if let Ok((young, room)) = tally.begun() {
+        let help = "TCP connections that connection tracking does not know yet.";
+        page.single("bowline_fastpath_connections", "gauge", help, young);
+        page.single("bowline_fastpath_connections_max", "gauge", "TCP connections of that kind that there is room for.", room);
+    }
     if let Ok((known, room)) = tally.fill() {
         page.single("bowline_fastpath_entries", "gauge", "Flows that the fast path knows of, each direction by itself.", known);
         page.single("bowline_fastpath_entries_max", "gauge", "Flows that it has room for.", room);

@@ -1,5 +1,5 @@
 //! The thread that cuts: it looks over the connections after each change that closes, so that the thread that writes rules never waits
-//! for that, however many connections there are.
+//! for that, however many connections there are. It also hands over to connection tracking what has begun without it.
 //!
 //! Invariant: work comes here when the rules that it is about are in the kernel, never before: what is cut cannot come up again by the
 //! rules of before. Work that waits is done together with what comes after it. The address of a pod that is gone is nobody's until what
@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bowline_kernel::bpf::Epoch;
+use bowline_kernel::bpf::{Epoch, HandedOver, Which};
 use bowline_kernel::conntrack::ConntrackError;
 use bowline_model::intent::Intent;
 use tokio::sync::watch;
@@ -21,6 +21,9 @@ use super::reap::Work;
 
 /// Pause before work is tried again that failed by chance.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How often the connections that began without the stack are looked over.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Names of pods' links.
 type Names = BTreeSet<Arc<str>>;
@@ -40,11 +43,33 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: Option<Work>,
+    /// The stack is to be asked again for everything.
+    forget: bool,
     /// Pods of the work under way.
     running: Names,
     /// The intent that is in the kernel, or is being written.
     newest: Arc<Intent>,
     stop: bool,
+}
+
+/// What the thread does next.
+enum Task {
+    Cut(Work),
+    HandOver(Which),
+}
+
+fn advance(epoch: &Epoch) {
+    if let Err(error) = epoch.advance() {
+        tracing::warn!(%error, "the fast path cannot be told of a change");
+    }
+}
+
+fn hand_over(epoch: &Epoch, which: Which) {
+    match epoch.hand_over(which) {
+        Ok(HandedOver { told: 0, .. }) => {}
+        Ok(HandedOver { told, .. }) => tracing::debug!(told, "connections made known to connection tracking"),
+        Err(error) => tracing::warn!(%error, "connections that began without the stack cannot be handed over to it"),
+    }
 }
 
 impl Shared {
@@ -57,18 +82,28 @@ impl Shared {
         Arc::new(state.running.iter().chain(state.waiting.iter().flat_map(Work::pods)).cloned().collect())
     }
 
-    /// Waits for work; none at the end.
-    fn next(&self) -> Option<Work> {
+    /// Waits for something to do; none at the end. Every so often there is a look over what has begun without the stack.
+    fn next(&self) -> Option<Task> {
         let mut state = self.lock();
+        let since = Instant::now();
         loop {
             if let Some(work) = state.waiting.take() {
                 state.running = work.pods().clone();
-                return Some(work);
+                // Part of a cut.
+                state.forget = false;
+                return Some(Task::Cut(work));
             }
             if state.stop {
                 return None;
             }
-            state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if std::mem::take(&mut state.forget) {
+                return Some(Task::HandOver(Which::All));
+            }
+            let left = LOOK_EVERY.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                return Some(Task::HandOver(Which::Grown));
+            }
+            state = self.bell.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -86,29 +121,41 @@ impl Shared {
 }
 
 impl Reaper {
-    /// Starts the thread in the network namespace of the caller. Who looks at `applied` is told of pods that are done with. After each cut
-    /// another epoch begins, so that the fast path carries nothing that connection tracking knows no longer.
+    /// Starts the thread in the network namespace of the caller. Who looks at `applied` is told of pods that are done with.
+    ///
+    /// What the fast path carries without connection tracking is made known to it before a cut, and a new epoch begins before and after: before, so that
+    /// nothing more begins by the rules of before; after, so that nothing is carried that connection tracking knows no longer.
     ///
     /// # Errors
     /// When there is no thread to be had.
     pub(super) fn start(applied: watch::Sender<Applied>, epoch: Epoch) -> io::Result<Reaper> {
-        Reaper::start_with(applied, move |work, newest| {
+        let own = epoch.clone();
+        let cut = move |work: &Work, newest: &dyn Fn() -> Arc<Intent>| {
+            advance(&own);
+            hand_over(&own, Which::All);
             let cut = work.cut(newest);
-            if let Err(error) = epoch.advance() {
-                tracing::warn!(%error, "the fast path cannot be told of a change");
-            }
+            advance(&own);
             cut
-        })
+        };
+        Reaper::start_with(applied, cut, move |which| hand_over(&epoch, which))
     }
 
-    fn start_with<C>(applied: watch::Sender<Applied>, mut cut: C) -> io::Result<Reaper>
+    fn start_with<C, H>(applied: watch::Sender<Applied>, mut cut: C, mut hand_over: H) -> io::Result<Reaper>
     where
         C: FnMut(&Work, &dyn Fn() -> Arc<Intent>) -> Result<usize, ConntrackError> + Send + 'static,
+        H: FnMut(Which) + Send + 'static,
     {
         let shared = Arc::<Shared>::default();
         let own = shared.clone();
         let thread = std::thread::Builder::new().name("reaper".into()).spawn(move || {
-            while let Some(work) = own.next() {
+            while let Some(task) = own.next() {
+                let work = match task {
+                    Task::Cut(work) => work,
+                    Task::HandOver(which) => {
+                        hand_over(which);
+                        continue;
+                    }
+                };
                 match cut(&work, &|| own.lock().newest.clone()) {
                     Ok(0) => {}
                     Ok(cut) => tracing::info!(cut, revision = work.revision(), "connections cut that the change no longer allows"),
@@ -125,6 +172,12 @@ impl Reaper {
             }
         })?;
         Ok(Reaper { shared, thread: Some(thread) })
+    }
+
+    /// Has the stack asked for the connections that it does not know, too: routes or links have changed. Does not wait.
+    pub(super) fn forget(&self) {
+        self.shared.lock().forget = true;
+        self.shared.bell.notify_one();
     }
 
     /// Says what is about to be written. From then on nothing is cut that it allows.
@@ -197,7 +250,7 @@ mod tests {
             tell.send((work.revision(), pods, newest().revision)).unwrap();
             wait.recv().unwrap()
         };
-        Stage { reaper: Reaper::start_with(kernel.clone(), cut).unwrap(), begun, leave, applied, kernel }
+        Stage { reaper: Reaper::start_with(kernel.clone(), cut, |_| {}).unwrap(), begun, leave, applied, kernel }
     }
 
     impl Stage {

@@ -14,9 +14,12 @@ use ipnet::IpNet;
 use super::host_prefix;
 use super::returns::PEER_MARK;
 use crate::change::{Objects, set_of};
-use crate::expr::Part::{EtherSaddr, IifName, Saddr};
+use crate::expr::Part::{Daddr, EtherSaddr, IifName, Saddr};
 use crate::expr::{ip_field, named, rule};
-use crate::objects::nft::{Field, KeyBuilder, Reg, Rule};
+use crate::objects::nft::{ChainKind, Field, Hook, KeyBuilder, Reg, Rule};
+
+/// Before connection tracking (`NF_IP_PRI_RAW`).
+const RAW_PRIORITY: i32 = -300;
 
 fn source_set(family: Family, prefix_len: u8) -> Arc<str> {
     format!("{}_{prefix_len}", named("peer_src", family)).into()
@@ -75,8 +78,19 @@ fn outside(routes: &RoutesIntent) -> Vec<Rule> {
                 rules.push(packets().in_set(&named(set, family), &[Saddr(family)]).drop().saying("a pod's address from outside"));
             }
         }
-        let wrapped = packets().protocol(Protocol::Udp).dport(*port).for_this_node();
-        rules.push(wrapped.not_in_set(&named("node", family), &[Saddr(family)]).drop().saying("tunnel packet from no node"));
+        let wrapped = || packets().protocol(Protocol::Udp).dport(*port);
+        let of_node = wrapped().in_set(&named("node", family), &[Saddr(family)]).for_this_node();
+        rules.push(of_node.not_tracked());
+        let stranger = wrapped().not_in_set(&named("node", family), &[Saddr(family)]).for_this_node();
+        rules.push(stranger.drop().saying("tunnel packet from no node"));
     }
     rules
+}
+
+/// What this node sends through the tunnel is known to connection tracking by what is in it, and the packets around that need not be known: each flow
+/// has a source port of its own, and answers come from another.
+pub(super) fn untracked(port: u16, objects: &mut Objects) {
+    let wrapped = |family| rule().family(family).protocol(Protocol::Udp).dport(port).in_set(&named("node", family), &[Daddr(family)]);
+    let rules = Family::BOTH.into_iter().map(|family| wrapped(family).not_tracked()).collect();
+    objects.base("untracked", ChainKind::Filter, Hook::Output, RAW_PRIORITY, rules);
 }

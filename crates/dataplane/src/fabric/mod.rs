@@ -222,6 +222,7 @@ fn node(routes: &RoutesIntent, host: &HostFacts, objects: &mut Objects) {
     }
     if let BackendConf::Vxlan { vni, port, .. } = context.backend {
         vxlan::devices(&context, *vni, *port, objects);
+        guard::untracked(*port, objects);
     }
 }
 

@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::MapData;
 use aya::programs::SchedClassifier;
@@ -18,6 +17,7 @@ use bowline_dataplane::objects::hooks::{HookKey, Side};
 use bowline_model::Delta;
 
 use super::attach::How;
+use super::epoch::{Connections, Epoch, Which};
 use super::hooks::{self, BpfError};
 use super::maps::Table;
 use crate::netlink::{LinkInfo, Netlink};
@@ -34,11 +34,11 @@ const ETHERNET: u16 = 1;
 const LOOPBACK: u16 = 772;
 
 /// The maps, each by the name of its pin.
-const MAPS: [&str; 5] = ["carried", "entered", "epoch", "mtus", "counts"];
+const MAPS: [&str; 7] = ["carried", "openings", "direct", "entered", "epoch", "mtus", "counts"];
 
 /// Bytes of an index, of a link's MTU.
 const WORD: usize = 4;
-/// Bytes of the epoch, of a count.
+/// Bytes of a count.
 const LONG: usize = 8;
 
 /// What is read back of a link.
@@ -118,15 +118,12 @@ pub struct HookDriver {
     known: BTreeMap<HookKey, Found>,
 }
 
-/// The number that the programs hold what they know against. What was learnt in another epoch is void.
-#[derive(Debug, Clone, Default)]
-pub struct Epoch(Arc<Mutex<Option<Table>>>);
-
 /// Reads what the programs count.
 #[derive(Debug)]
 pub struct Tally {
     counts: Table,
     carried: Table,
+    direct: Table,
 }
 
 /// The programs and all that belongs to them.
@@ -170,13 +167,14 @@ impl Fastpath {
             .map_err(|error| failed(hooks::chain(&error)))?;
         let programs = Role::ALL.into_iter().map(|role| load(&mut object, role)).collect::<Result<Vec<_>, _>>()?;
         let pins = MAPS.into_iter().map(|name| pin(&maps, name)).collect::<Result<Vec<_>, _>>()?;
-        epoch.hold(Table::open(&maps, "epoch", WORD, LONG)?);
+        epoch.hold(&maps)?;
         let processors = aya::util::nr_cpus().map_err(|(what, error)| failed(format!("{what}: {error}")))?;
         Ok(Fastpath {
             driver: HookDriver { how, netlink, programs, mtus: Table::open(&maps, "mtus", WORD, WORD)?, pins, known: BTreeMap::new() },
             tally: Tally {
                 counts: Table::open(&maps, "counts", WORD, LONG * processors)?,
                 carried: Table::open(&maps, "carried", abi::CARRIED_KEY, abi::CARRIED)?,
+                direct: Table::open(&maps, "direct", abi::CARRIED_KEY, abi::DIRECT)?,
             },
         })
     }
@@ -187,10 +185,13 @@ impl Fastpath {
     /// When the links cannot be listed or a program not be taken off.
     pub fn uninstall() -> Result<usize, BpfError> {
         let mut found = everywhere()?;
+        // Before, so that no connection is without either; and after, for those that have begun meanwhile.
+        hand_over_to_the_stack(&found);
         for (link, hook, id) in &found.programs {
             let taken = found.how.detach(&mut found.netlink, *id, link.index, *hook);
             taken.map_err(|error| BpfError::Attach { hook: "link", reason: format!("{}: {error}", link.name) })?;
         }
+        hand_over_to_the_stack(&found);
         Ok(found.programs.len())
     }
 
@@ -201,6 +202,19 @@ impl Fastpath {
     pub fn left() -> Result<Vec<String>, BpfError> {
         let found = everywhere()?.programs.into_iter();
         Ok(found.map(|(link, hook, id)| format!("BPF program {id} at link {} ({hook:?})", link.name)).collect())
+    }
+}
+
+/// Makes connection tracking know what the programs have begun; what it cannot be told of is judged as if nobody had known it.
+fn hand_over_to_the_stack(found: &Everywhere) {
+    if found.programs.is_empty() {
+        return;
+    }
+    let connections = hooks::bpffs().and_then(|bpffs| Connections::open(&bpffs.join(hooks::DIRECTORY)));
+    match connections.map(|mut connections| connections.hand_over(Which::All)) {
+        Ok(Ok(done)) => tracing::debug!(?done, "connections handed over to the stack"),
+        Ok(Err(error)) => tracing::warn!(%error, "connections cannot be handed over to the stack"),
+        Err(error) => tracing::warn!(%error, "connections cannot be handed over to the stack"),
     }
 }
 
@@ -252,25 +266,6 @@ fn probe(links: &[LinkInfo]) -> u32 {
     links.iter().find(|link| link.arphrd == LOOPBACK).map_or(1, |link| link.index)
 }
 
-impl Epoch {
-    fn hold(&self, table: Table) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(table);
-    }
-
-    /// Begins a new one: from the moment that this returns the stack judges every packet until it has let its flow through again. Does nothing
-    /// where there are no programs.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn advance(&self) -> io::Result<()> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(table) = &*held else { return Ok(()) };
-        let key = 0_u32.to_ne_bytes();
-        let before = table.elements().get(&key)?.and_then(|value| value.try_into().ok()).map_or(0, u64::from_ne_bytes);
-        table.elements().update(&key, &before.wrapping_add(1).to_ne_bytes()).map_err(|(_, error)| error)
-    }
-}
-
 impl Tally {
     /// What was counted since the maps were made, over all processors.
     pub fn get(&self, count: Count) -> u64 {
@@ -284,10 +279,22 @@ impl Tally {
     /// # Errors
     /// What the kernel says.
     pub fn fill(&self) -> io::Result<(usize, u32)> {
-        let mut flows = 0;
-        self.carried.elements().read(|_, _| flows += 1)?;
-        Ok((flows, self.carried.room()))
+        fill(&self.carried)
     }
+
+    /// How many connections there are that began without the stack and that connection tracking does not know yet, and how many there may be.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn begun(&self) -> io::Result<(usize, u32)> {
+        fill(&self.direct)
+    }
+}
+
+fn fill(table: &Table) -> io::Result<(usize, u32)> {
+    let mut elements = 0;
+    table.elements().read(|_, _| elements += 1)?;
+    Ok((elements, table.room()))
 }
 
 impl HookDriver {

@@ -241,7 +241,14 @@ impl Hooks {
 
 /// Name of the directory of the maps.
 pub(super) fn maps_name() -> String {
-    format!("maps-{}", bowline_bpf::MAPS_VERSION)
+    format!("{MAPS_PREFIX}{}", bowline_bpf::MAPS_VERSION)
+}
+
+/// Begins the names of the directories of maps, of whichever version.
+const MAPS_PREFIX: &str = "maps-";
+
+pub(super) fn is_maps_directory(name: &std::ffi::OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(MAPS_PREFIX))
 }
 
 pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> BpfError {

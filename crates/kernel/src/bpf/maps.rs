@@ -31,7 +31,11 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn open(directory: &Path, name: &str, key_bytes: usize, value_bytes: usize) -> Result<Table, BpfError> {
         let map = MapData::from_pin(directory.join(name)).map_err(|error| BpfError::Load { reason: format!("map {name}: {error}") })?;
-        Ok(Table { map, key_bytes, value_bytes })
+        Ok(Table::of(map, key_bytes, value_bytes))
+    }
+
+    pub(super) fn of(map: MapData, key_bytes: usize, value_bytes: usize) -> Table {
+        Table { map, key_bytes, value_bytes }
     }
 
     /// Elements that it has room for.

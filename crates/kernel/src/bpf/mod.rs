@@ -8,6 +8,7 @@
 //! Invariant: what a map lacks is served by the packet filter's rules.
 
 mod attach;
+mod epoch;
 mod fastpath;
 mod hooks;
 mod maps;
@@ -16,7 +17,8 @@ mod stale;
 mod tests;
 
 pub use bowline_bpf::abi::Count;
-pub use fastpath::{Epoch, Fastpath, HookDriver, Tally};
+pub use epoch::{Epoch, HandOverError, HandedOver, Which};
+pub use fastpath::{Fastpath, HookDriver, Tally};
 pub use hooks::{BpfError, Hooks, Place};
 pub use maps::SocketDriver;
 pub use stale::Sweeper;

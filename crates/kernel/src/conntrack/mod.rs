@@ -21,6 +21,7 @@ const MSG_DELETE: u16 = SUBSYSTEM | 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
 const CTA_TIMEOUT: u16 = 7;
 const CTA_MARK: u16 = 8;
 const CTA_ID: u16 = 12;
@@ -41,6 +42,25 @@ const CTA_PROTO_ICMP_CODE: u16 = 6;
 const CTA_PROTO_ICMPV6_ID: u16 = 7;
 const CTA_PROTO_ICMPV6_TYPE: u16 = 8;
 const CTA_PROTO_ICMPV6_CODE: u16 = 9;
+
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+const CTA_PROTOINFO_TCP_FLAGS_ORIGINAL: u16 = 4;
+const CTA_PROTOINFO_TCP_FLAGS_REPLY: u16 = 5;
+
+/// `TCP_CONNTRACK_SYN_SENT` and `TCP_CONNTRACK_ESTABLISHED`.
+const TCP_SYN_SENT: u8 = 1;
+const TCP_ESTABLISHED: u8 = 3;
+/// `struct nf_ct_tcp_flags` that sets `IP_CT_TCP_FLAG_BE_LIBERAL`: sequence numbers are not held against what was seen.
+const LIBERAL_FLAGS: [u8; 2] = [0x08, 0x08];
+
+/// `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`.
+const STATUS_SEEN_REPLY: u32 = 1 << 1;
+const STATUS_ASSURED: u32 = 1 << 2;
+const STATUS_CONFIRMED: u32 = 1 << 3;
+
+/// How long an unanswered beginning is remembered, in seconds.
+const SYN_SENT_TIMEOUT_S: u32 = 120;
 
 /// Length of `struct nfgenmsg`.
 const NFGEN_BYTES: usize = 4;
@@ -127,6 +147,15 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// The tuple of the answers, where nothing is translated. Queries of ICMP are not of one kind with their answers, and are not for this.
+    pub fn answers(&self) -> Tuple {
+        let discriminator = match self.discriminator {
+            Discriminator::Ports { source, destination } => Discriminator::Ports { source: destination, destination: source },
+            Discriminator::Icmp { .. } | Discriminator::Nothing => self.discriminator,
+        };
+        Tuple { source: self.destination, destination: self.source, protocol: self.protocol, discriminator }
+    }
+
     /// The destination port, if the protocol has ports.
     pub fn destination_port(&self) -> Option<u16> {
         match self.discriminator {
@@ -222,6 +251,34 @@ impl Conntrack {
         self.connection
             .ask(message, |received| parse(received).filter(&mut wanted))
             .map_err(|error| ConntrackError::from_wire("list", error))
+    }
+
+    /// Makes a TCP connection known that went on without connection tracking, untranslated, as if its packets had been seen: established where
+    /// it was `answered`, for `timeout_s` seconds from now if nothing more is seen; else only begun. Says whether it was unknown.
+    ///
+    /// # Errors
+    /// The kernel's refusal: ENOMEM or ENOSPC where there is no room.
+    pub fn adopt_tcp(&mut self, original: &Tuple, answered: bool, timeout_s: u32) -> Result<bool, ConntrackError> {
+        let family = Family::of(&original.source);
+        let mut message = Message::new(MSG_NEW, flags::REQUEST | flags::ACK | flags::CREATE | flags::EXCLUSIVE, &nfgen(af(family)));
+        put_tuple(&mut message, CTA_TUPLE_ORIG, original);
+        put_tuple(&mut message, CTA_TUPLE_REPLY, &original.answers());
+        let (state, status, timeout_s) = match answered {
+            true => (TCP_ESTABLISHED, STATUS_CONFIRMED | STATUS_SEEN_REPLY | STATUS_ASSURED, timeout_s),
+            false => (TCP_SYN_SENT, STATUS_CONFIRMED, SYN_SENT_TIMEOUT_S),
+        };
+        message.attr_be32(CTA_STATUS, status).attr_be32(CTA_TIMEOUT, timeout_s);
+        message.nested(CTA_PROTOINFO, |m| {
+            m.nested(CTA_PROTOINFO_TCP, |m| {
+                m.attr_u8(CTA_PROTOINFO_TCP_STATE, state);
+                m.attr(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, &LIBERAL_FLAGS).attr(CTA_PROTOINFO_TCP_FLAGS_REPLY, &LIBERAL_FLAGS);
+            });
+        });
+        match self.connection.execute(message) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is(libc::EEXIST) => Ok(false),
+            Err(error) => Err(ConntrackError::from_wire("add", error)),
+        }
     }
 
     /// Deletes an entry; says whether it was still there.

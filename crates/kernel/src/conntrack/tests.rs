@@ -10,12 +10,11 @@ fn tuple(source: &str, destination: &str, protocol: u8, discriminator: Discrimin
 
 /// What answers look like where nothing is translated.
 fn reversed(tuple: &Tuple) -> Tuple {
-    let discriminator = match tuple.discriminator {
-        Discriminator::Ports { source, destination } => Discriminator::Ports { source: destination, destination: source },
-        Discriminator::Icmp { id, kind, code } => Discriminator::Icmp { id, kind: answer_to(kind), code },
-        Discriminator::Nothing => Discriminator::Nothing,
-    };
-    Tuple { source: tuple.destination, destination: tuple.source, protocol: tuple.protocol, discriminator }
+    let mut answers = tuple.answers();
+    if let Discriminator::Icmp { kind, .. } = &mut answers.discriminator {
+        *kind = answer_to(*kind);
+    }
+    answers
 }
 
 fn answer_to(kind: u8) -> u8 {
@@ -119,4 +118,23 @@ fn an_entry_that_took_the_place_of_another_is_not_hit() {
     }
     assert!(!conntrack.delete(&old).unwrap());
     assert_eq!(conntrack.entries_where(|e| e.original == original).unwrap().len(), 1);
+}
+
+#[test]
+fn a_connection_is_made_known_once_and_as_far_as_it_went() {
+    let Some(ns) = fresh() else { return };
+    let mut conntrack = Conntrack::open_in(&ns).unwrap();
+    for (number, (source, destination)) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")].into_iter().enumerate() {
+        for answered in [true, false] {
+            let original = tuple(source, destination, 6, ports(1000 + u16::from(answered), 80));
+            assert!(conntrack.adopt_tcp(&original, answered, 432_000).unwrap());
+            assert!(!conntrack.adopt_tcp(&original, answered, 432_000).unwrap(), "known already");
+            let entry = conntrack.entries().unwrap().into_iter().find(|entry| entry.original == original).unwrap();
+            assert_eq!(entry.reply, reversed(&original));
+            assert_eq!(entry.status & STATUS_SEEN_REPLY != 0, answered);
+            assert_eq!(entry.timeout_s > 431_000, answered, "{} s", entry.timeout_s);
+            assert!(entry.timeout_s > 100 && !entry.is_dnat());
+        }
+        assert_eq!(conntrack.entries().unwrap().len(), 2 * (number + 1));
+    }
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
@@ -135,13 +136,35 @@ impl Elements<'_> {
     /// # Errors
     /// What bpf(2) says.
     pub(crate) fn get(self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.element(MAP_LOOKUP_ELEM, key)
+    }
+
+    /// The same, and the map has it no longer. On kernels before 5.14, that have no such call for hash maps, a change in between is not seen.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    pub(crate) fn take(self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        match self.element(MAP_LOOKUP_AND_DELETE_ELEM, key) {
+            // ENOTSUPP, which the C library does not know.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | 524)) => {
+                let value = self.get(key)?;
+                match self.delete(key) {
+                    Err((_, error)) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+                    _ => Ok(value),
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn element(self, command: libc::c_long, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         if key.len() != self.key_bytes {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
         let mut value = vec![0_u8; self.value_bytes];
         let mut attr =
             ElementAttr { map_fd: number(self.map), key: key.as_ptr() as u64, value: value.as_mut_ptr() as u64, ..ElementAttr::default() };
-        match call(MAP_LOOKUP_ELEM, &mut attr) {
+        match call(command, &mut attr) {
             Ok(_) => Ok(Some(value)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),

@@ -18,6 +18,18 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.map_err(io::Error::from)
 }
 
+/// Waits until every processor has left whatever it was doing in the kernel when this was called, BPF programs among it (membarrier(2),
+/// Linux 4.3).
+///
+/// # Errors
+/// EINVAL where processors run without ticks (`nohz_full`).
+pub(crate) fn wait_for_processors() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: the call has no pointers, and changes nothing but how long it takes.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Moves the calling thread into a network namespace of its own, new and empty but for a loopback device that is down.
 ///
 /// # Errors

@@ -1,6 +1,8 @@
 //! The fast path against the kernel: two pods on a node, real packets, and rules by `nft` that tell who sees them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
+mod begun;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -398,10 +400,10 @@ fn programs_are_put_back_replaced_and_taken_off() {
         assert_eq!(node.run(|| Fastpath::left().unwrap()).unwrap(), Vec::<String>::new());
 
         let pinned = || std::fs::read_dir(format!("{BPFFS}/bowline/{}", super::hooks::maps_name())).map_or(0, Iterator::count);
-        assert_eq!(pinned(), 5);
+        assert_eq!(pinned(), 7);
         std::fs::remove_dir_all(format!("{BPFFS}/bowline")).unwrap();
         assert!(links.driver().keep_pins().unwrap());
-        assert_eq!((pinned(), links.driver().keep_pins().unwrap()), (5, false));
+        assert_eq!((pinned(), links.driver().keep_pins().unwrap()), (7, false));
         assert_eq!(tally.get(Count::Packets), 0);
     });
 }
