@@ -8,6 +8,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod begins;
 mod cut;
 mod explain;
 mod fastpath;
@@ -44,6 +45,7 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "moves-ebpf", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
     Row { name: "returns-ebpf", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
     Row { name: "carries", title: "packets of pods are carried past the stack", check: fastpath::carries },
+    Row { name: "begins", title: "connections begin without the stack, by its rules", check: begins::by_the_rules },
     Row { name: "switch", title: "connections live on when it comes or goes", check: fastpath::over_a_switch },
     Row { name: "cut-ebpf", title: "a policy cuts what it no longer allows", check: cut::by_policy },
     Row { name: "absence-ebpf", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },

@@ -6,6 +6,7 @@
 mod ask;
 mod cni;
 mod datagrams;
+mod dial;
 mod follow;
 mod letters;
 mod probe;
@@ -56,6 +57,7 @@ fn run(words: &[String]) -> Result<()> {
         ["flood", tag, targets @ ..] => datagrams::flood(tag, &addresses(targets)?),
         ["letters", tag, count, target] => letters::run(tag, count.parse()?, target.parse()?),
         ["probe", targets @ ..] => probe::run(&addresses(targets)?),
+        ["dial", targets @ ..] => dial::run(&addresses(targets)?),
         ["follow", target] => follow::run(target.parse()?),
         ["cni", count, pods @ ..] => cni::run(count.parse()?, pods),
         _ => bail!("no such generator"),
