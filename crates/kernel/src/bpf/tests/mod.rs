@@ -373,7 +373,7 @@ fn programs_are_put_back_replaced_and_taken_off() {
         assert_eq!((report.written, report.removed), (0, 0), "an agent of the same build finds all as it should be: {report:?}");
         assert!(node.run(|| links.driver().is_whole()).unwrap());
 
-        let how = How::of_kernel(index).unwrap_or(How::Clsact);
+        let how = node.run(|| How::of_kernel(index).unwrap()).unwrap();
         let at = |hook| node.run(|| how.attached(&mut Netlink::open().unwrap(), index, hook).unwrap()).unwrap();
         let id = at(Hook::Ingress)[0];
         node.run(|| how.detach(&mut Netlink::open().unwrap(), id, index, Hook::Ingress).unwrap()).unwrap();
