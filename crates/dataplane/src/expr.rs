@@ -171,8 +171,8 @@ impl RuleBuilder {
     }
 
     /// Connection tracking does not look at it; it goes on.
-    pub(crate) fn not_tracked(self) -> Rule {
-        self.add(Expr::Notrack).done()
+    pub(crate) fn not_tracked(self) -> Self {
+        self.add(Expr::Notrack)
     }
 
     /// To a loopback address.

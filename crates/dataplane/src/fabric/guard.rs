@@ -2,7 +2,7 @@
 //! (a client whose packets it forwards). Pods' addresses come from nowhere else.
 //!
 //! A peer is told by its tunnel address (Ethernet source). Its subnets are in one hash set for each prefix length in use, usually one, asked
-//! with the masked source. The outer source must be a node.
+//! with the masked source. The outer source must be a node, and the link none of a pod's.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,11 +15,17 @@ use super::host_prefix;
 use super::returns::PEER_MARK;
 use crate::change::{Objects, set_of};
 use crate::expr::Part::{Daddr, EtherSaddr, IifName, Saddr};
-use crate::expr::{ip_field, named, rule};
+use crate::expr::{FABRIC_LINKS, POD_LINKS, ip_field, named, rule};
 use crate::objects::nft::{ChainKind, Field, Hook, KeyBuilder, Reg, Rule};
 
 /// Before connection tracking (`NF_IP_PRI_RAW`).
 const RAW_PRIORITY: i32 = -300;
+
+/// The chain that lets in what nodes wrap; empty where there is no tunnel.
+pub(crate) const WRAPPED: &str = "wrapped_by_nodes";
+
+/// Before what policies say of packets to the node (0).
+const TUNNEL_PRIORITY: i32 = -1;
 
 fn source_set(family: Family, prefix_len: u8) -> Arc<str> {
     format!("{}_{prefix_len}", named("peer_src", family)).into()
@@ -55,6 +61,26 @@ pub(super) fn chains(routes: &RoutesIntent, objects: &mut Objects) {
     fabric.push(rule().drop().saying("unknown node"));
     objects.chain("guard_fabric", fabric);
     objects.chain("guard_outside", outside(routes));
+    tunnel(routes, objects);
+}
+
+/// What the tunnel devices may open: packets of nodes, from the links that nodes are on. They ask nobody who sent a packet, so one that a pod
+/// wraps would come out with any node's or pod's source. Asked where all is taken in that is for this node, so that no service's translation
+/// leads around it.
+fn tunnel(routes: &RoutesIntent, objects: &mut Objects) {
+    let wrapped = match &routes.backend {
+        BackendConf::Vxlan { port, .. } => vec![rule().protocol(Protocol::Udp).dport(*port).goto("guard_wrapped")],
+        BackendConf::HostGw => Vec::new(),
+    };
+    objects.base("guard_tunnel", ChainKind::Filter, Hook::Input, TUNNEL_PRIORITY, wrapped);
+    objects.chain(WRAPPED, if let BackendConf::Vxlan { port, .. } = routes.backend { wrapped_by_nodes(port) } else { Vec::new() });
+    let by = |links| rule().iif(links).drop();
+    let mut rules = vec![by(POD_LINKS).saying("tunnel packet from a pod"), by(FABRIC_LINKS).saying("tunnel packet inside the tunnel")];
+    for family in Family::BOTH {
+        let strange = rule().family(family).not_in_set(&named("node", family), &[Saddr(family)]);
+        rules.push(strange.drop().saying("tunnel packet from no node"));
+    }
+    objects.chain("guard_wrapped", rules);
 }
 
 fn own_source(family: Family, len: u8) -> Rule {
@@ -69,7 +95,7 @@ fn own_source(family: Family, len: u8) -> Rule {
 
 /// What comes by links that are neither pods' nor the fabric's.
 fn outside(routes: &RoutesIntent) -> Vec<Rule> {
-    let BackendConf::Vxlan { port, direct_routing, .. } = &routes.backend else { return Vec::new() };
+    let BackendConf::Vxlan { direct_routing, .. } = &routes.backend else { return Vec::new() };
     let mut rules = Vec::new();
     for family in Family::BOTH {
         let packets = || rule().family(family);
@@ -78,19 +104,21 @@ fn outside(routes: &RoutesIntent) -> Vec<Rule> {
                 rules.push(packets().in_set(&named(set, family), &[Saddr(family)]).drop().saying("a pod's address from outside"));
             }
         }
-        let wrapped = || packets().protocol(Protocol::Udp).dport(*port);
-        let of_node = wrapped().in_set(&named("node", family), &[Saddr(family)]).for_this_node();
-        rules.push(of_node.not_tracked());
-        let stranger = wrapped().not_in_set(&named("node", family), &[Saddr(family)]).for_this_node();
-        rules.push(stranger.drop().saying("tunnel packet from no node"));
     }
     rules
 }
 
-/// What this node sends through the tunnel is known to connection tracking by what is in it, and the packets around that need not be known: each flow
-/// has a source port of its own, and answers come from another.
+/// Packets that wrap others. Connection tracking knows what is in them, and need not know them: each flow has a source port of its own, and its
+/// answers come from another. What arrives from a node is let in here, before anything else is asked; that it came by the right link is asked
+/// where it is opened (`guard_tunnel`).
+fn wrapped_by_nodes(port: u16) -> Vec<Rule> {
+    let wrapped = |family| rule().family(family).protocol(Protocol::Udp).dport(port).in_set(&named("node", family), &[Saddr(family)]);
+    Family::BOTH.into_iter().map(|family| wrapped(family).for_this_node().not_tracked().accept()).collect()
+}
+
+/// The same of what this node sends.
 pub(super) fn untracked(port: u16, objects: &mut Objects) {
     let wrapped = |family| rule().family(family).protocol(Protocol::Udp).dport(port).in_set(&named("node", family), &[Daddr(family)]);
-    let rules = Family::BOTH.into_iter().map(|family| wrapped(family).not_tracked()).collect();
+    let rules = Family::BOTH.into_iter().map(|family| wrapped(family).not_tracked().accept()).collect();
     objects.base("untracked", ChainKind::Filter, Hook::Output, RAW_PRIORITY, rules);
 }

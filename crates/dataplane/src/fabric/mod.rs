@@ -21,6 +21,8 @@ use bowline_model::intent::routes::{BackendConf, FabricNode, RoutesIntent};
 use bowline_model::{Dual, Family, Problem};
 use ipnet::IpNet;
 
+pub(crate) use guard::WRAPPED;
+
 use crate::change::{Change, Objects, intervals_of, set_of};
 use crate::expr::{ip_field, named};
 use crate::host::{HostFacts, LinkFacts};

@@ -74,8 +74,12 @@ fn frame(objects: &mut Objects) {
     for family in Family::BOTH {
         objects.set(named("src", family), set_of(&[Field::IfName, Field::Ether, ip_field(family)]));
     }
-    let mut guard =
-        vec![rule().iif(POD_LINKS).goto("guard_pod"), rule().iif(FABRIC_LINKS).goto("guard_fabric"), rule().iif("lo\0").accept()];
+    let mut guard = vec![
+        rule().iif(POD_LINKS).goto("guard_pod"),
+        rule().iif(FABRIC_LINKS).goto("guard_fabric"),
+        rule().iif("lo\0").accept(),
+        rule().jump(fabric::WRAPPED),
+    ];
     for family in Family::BOTH {
         let ours = rule().family(family).in_set(&named("local_net", family), &[Saddr(family)]);
         guard.push(ours.drop().saying("this node's pods' address from outside"));
