@@ -5,7 +5,7 @@ use bowline_model::intent::services::Endpoint;
 
 use super::told::{Entry, Hop, Outcome, Seen};
 use super::view::View;
-use super::way::{frontend_address, is_own};
+use super::way::{frontend_address, is_own, is_strange_tunnel};
 use crate::oracle::policy::{End, allowed};
 use crate::oracle::service::{Answer, Client, endpoints_for};
 
@@ -40,7 +40,8 @@ fn policy(view: &View, hop: &Hop, protocol: Protocol) -> Outcome {
         Entry::Pod | Entry::Fabric(_) | Entry::Outside => End::Address(hop.src),
     };
     let (ip, port) = hop.onward;
-    match allowed(&view.world, src, End::Address(ip), protocol.number(), Some(port)) {
+    let taken = !is_strange_tunnel(view, &hop.entry, hop.src, hop.onward, protocol);
+    match taken && allowed(&view.world, src, End::Address(ip), protocol.number(), Some(port)) {
         true => Outcome::Pass,
         false => Outcome::Drop,
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bowline_model::intent::routes::BackendConf;
 use bowline_model::intent::services::{Endpoint, Frontend, FrontendAddress, WhenEmpty};
 use bowline_model::{Family, NodeName, Protocol, ServiceName};
 
@@ -161,6 +162,12 @@ impl Walk<'_> {
             trail.hop(arrival, onward, choices, reached);
             return vec![self.path(trail, onward)];
         }
+        if is_strange_tunnel(view, entry, *src, onward, self.protocol) {
+            trail.add(&view.node, "tunnel", Some(Outcome::Drop), "the node takes tunnel packets from other nodes alone");
+            trail.pass_if.push(vec![format!("the backend's port were another than {}", onward.1)]);
+            trail.hop(arrival, onward, choices, reached);
+            return vec![self.path(trail, onward)];
+        }
         trail.hop(arrival, onward, choices, reached);
         match (target.kind, target.node) {
             (PlaceKind::Node, Some(node)) if node == view.node => {
@@ -305,6 +312,13 @@ fn chosen(name: &ServiceName, frontend: &Frontend, src: IpAddr, own: bool) -> Tr
 pub(super) fn is_own(view: &View, ip: IpAddr) -> bool {
     let place = place_at(&view.world, ip);
     place.kind == PlaceKind::Node && place.node.as_ref() == Some(&view.node)
+}
+
+/// Whether it is a packet for the node's tunnel device that does not come from a node.
+pub(super) fn is_strange_tunnel(view: &View, entry: &Entry, src: IpAddr, onward: (IpAddr, u16), protocol: Protocol) -> bool {
+    let BackendConf::Vxlan { port, .. } = &view.intent.routes.backend else { return false };
+    let wrapped = protocol == Protocol::Udp && onward.1 == *port && is_own(view, onward.0);
+    wrapped && *entry != Entry::OwnNode && place_at(&view.world, src).kind != PlaceKind::Node
 }
 
 /// How an address is one of a service's, if it is one.

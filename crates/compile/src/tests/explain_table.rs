@@ -363,6 +363,31 @@ fn node_ports_and_sources_by_service_are_followed() {
     "#]],
     );
     check(
+        "",
+        "shop/web n1:8472/udp",
+        expect![[r#"
+        DROP  udp  shop/web 10.42.1.7 -> n1 192.168.0.1:8472
+
+        1 n1  source check   pass  10.42.1.7 is its own address
+        2 n1  egress policy  pass  no policy selects shop/web for egress
+        3 n1  tunnel         DROP  the node takes tunnel packets from other nodes alone
+        pass if: the backend's port were another than 8472
+    "#]],
+    );
+    check(
+        "",
+        "shop/web n2:8472/udp",
+        expect![[r#"
+        DROP  udp  shop/web 10.42.1.7 -> n2 192.168.0.2:8472
+
+        1 n1  source check   pass  10.42.1.7 is its own address
+        2 n1  egress policy  pass  no policy selects shop/web for egress
+        3 n1  vxlan -> n2    pass  to 192.168.0.2
+        4 n2  tunnel         DROP  the node takes tunnel packets from other nodes alone
+        pass if: the backend's port were another than 8472
+    "#]],
+    );
+    check(
         SOME_CLOSED,
         "shop/api shop/web:80",
         expect![[r#"

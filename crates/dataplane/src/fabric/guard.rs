@@ -2,7 +2,7 @@
 //! (a client whose packets it forwards). Pods' addresses come from nowhere else.
 //!
 //! A peer is told by its tunnel address (Ethernet source). Its subnets are in one hash set for each prefix length in use, usually one, asked
-//! with the masked source. The outer source must be a node.
+//! with the masked source. The outer source must be a node, and the link none of a pod's.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,8 +15,11 @@ use super::host_prefix;
 use super::returns::PEER_MARK;
 use crate::change::{Objects, set_of};
 use crate::expr::Part::{EtherSaddr, IifName, Saddr};
-use crate::expr::{ip_field, named, rule};
-use crate::objects::nft::{Field, KeyBuilder, Reg, Rule};
+use crate::expr::{FABRIC_LINKS, POD_LINKS, ip_field, named, rule};
+use crate::objects::nft::{ChainKind, Field, Hook, KeyBuilder, Reg, Rule};
+
+/// Before what policies say of packets to the node (0).
+const TUNNEL_PRIORITY: i32 = -1;
 
 fn source_set(family: Family, prefix_len: u8) -> Arc<str> {
     format!("{}_{prefix_len}", named("peer_src", family)).into()
@@ -52,6 +55,25 @@ pub(super) fn chains(routes: &RoutesIntent, objects: &mut Objects) {
     fabric.push(rule().drop().saying("unknown node"));
     objects.chain("guard_fabric", fabric);
     objects.chain("guard_outside", outside(routes));
+    tunnel(routes, objects);
+}
+
+/// What the tunnel devices may open: packets of nodes, from the links that nodes are on. They ask nobody who sent a packet, so one that a pod
+/// wraps would come out with any node's or pod's source. Asked where all is taken in that is for this node, so that no service's translation
+/// leads around it.
+fn tunnel(routes: &RoutesIntent, objects: &mut Objects) {
+    let wrapped = match &routes.backend {
+        BackendConf::Vxlan { port, .. } => vec![rule().protocol(Protocol::Udp).dport(*port).goto("guard_wrapped")],
+        BackendConf::HostGw => Vec::new(),
+    };
+    objects.base("guard_tunnel", ChainKind::Filter, Hook::Input, TUNNEL_PRIORITY, wrapped);
+    let by = |links| rule().iif(links).drop();
+    let mut rules = vec![by(POD_LINKS).saying("tunnel packet from a pod"), by(FABRIC_LINKS).saying("tunnel packet inside the tunnel")];
+    for family in Family::BOTH {
+        let strange = rule().family(family).not_in_set(&named("node", family), &[Saddr(family)]);
+        rules.push(strange.drop().saying("tunnel packet from no node"));
+    }
+    objects.chain("guard_wrapped", rules);
 }
 
 fn own_source(family: Family, len: u8) -> Rule {

@@ -75,7 +75,7 @@ fn direct_routing_and_host_gw_use_the_link() {
 #[test]
 fn only_true_sources_come_in() {
     check(
-        "pods a b",
+        "pods a b\nsvc v1:9/udp -> n1:8472",
         "a -> b:80/tcp as out
          a -> b:80/tcp as b
          a -> b:80/tcp mac b
@@ -97,6 +97,10 @@ fn only_true_sources_come_in() {
          out -> n1:8472/udp
          n2 -> n1:8472/udp
          a -> n1:8472/udp
+         x -> n1:8472/udp
+         n2 -> n1:8472/udp via n2
+         a -> v1:9/udp
+         n1 -> n1:8472/udp
          out -> n1:22/tcp",
         expect![[r#"
             a -> b:80/tcp as out => drop: not the pod's own address
@@ -119,7 +123,11 @@ fn only_true_sources_come_in() {
             a -> b:80/tcp from-link eth0 => drop: this node's pods' address from outside
             out -> n1:8472/udp => drop: tunnel packet from no node
             n2 -> n1:8472/udp => node: n2 -> n1:8472
-            a -> n1:8472/udp => node: a -> n1:8472
+            a -> n1:8472/udp => drop: tunnel packet from a pod
+            x -> n1:8472/udp => drop: tunnel packet inside the tunnel
+            n2 -> n1:8472/udp via n2 => drop: tunnel packet inside the tunnel
+            a -> v1:9/udp => drop: tunnel packet from a pod
+            n1 -> n1:8472/udp => node: n1 -> n1:8472
             out -> n1:22/tcp => node: out -> n1:22
         "#]],
     );
