@@ -17,6 +17,7 @@ use crate::change::{Objects, set_of};
 use crate::expr::Part::{EtherSaddr, IifName, Saddr};
 use crate::expr::{FABRIC_LINKS, POD_LINKS, ip_field, named, rule};
 use crate::objects::nft::{ChainKind, Field, Hook, KeyBuilder, Reg, Rule};
+use crate::pod::guard::Reason;
 
 /// Before what policies say of packets to the node (0).
 const TUNNEL_PRIORITY: i32 = -1;
@@ -68,7 +69,7 @@ fn tunnel(routes: &RoutesIntent, objects: &mut Objects) {
     };
     objects.base("guard_tunnel", ChainKind::Filter, Hook::Input, TUNNEL_PRIORITY, wrapped);
     let by = |links| rule().iif(links).drop();
-    let mut rules = vec![by(POD_LINKS).saying("tunnel packet from a pod"), by(FABRIC_LINKS).saying("tunnel packet inside the tunnel")];
+    let mut rules = vec![by(POD_LINKS).saying(Reason::Tunnel.says()), by(FABRIC_LINKS).saying("tunnel packet inside the tunnel")];
     for family in Family::BOTH {
         let strange = rule().family(family).not_in_set(&named("node", family), &[Saddr(family)]);
         rules.push(strange.drop().saying("tunnel packet from no node"));
