@@ -7,6 +7,7 @@ mod ask;
 mod cni;
 mod datagrams;
 mod follow;
+mod frames;
 mod letters;
 mod probe;
 mod serve;
@@ -57,6 +58,9 @@ fn run(words: &[String]) -> Result<()> {
         ["letters", tag, count, target] => letters::run(tag, count.parse()?, target.parse()?),
         ["probe", targets @ ..] => probe::run(&addresses(targets)?),
         ["follow", target] => follow::run(target.parse()?),
+        ["frames"] => frames::send(),
+        ["tap"] => frames::tap(),
+        ["hear", ports @ ..] => frames::hear(ports),
         ["cni", count, pods @ ..] => cni::run(count.parse()?, pods),
         _ => bail!("no such generator"),
     }
