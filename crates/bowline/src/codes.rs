@@ -188,6 +188,13 @@ pub(crate) const CODES: &[Explained] = &[
                agent looks when it starts: restart it once they are there. With fastPath: false nothing is wanted and nothing reported.",
     },
     Explained {
+        code: 1313,
+        title: "ARP of pods is not looked at",
+        text: "The kernel does not take the nftables table `arp bowline`, most likely because it was built without CONFIG_NF_TABLES_ARP. What it\n\
+               keeps out is ARP that speaks of another than the pod. Pods work without it, and none reaches another's packets by such ARP,\n\
+               since each is alone on its link; but a pod could fill the node's table of neighbours, and what it sends is not counted.",
+    },
+    Explained {
         code: 2030,
         title: "there is no such link",
         text: "The setting iface (--iface) names a link that this machine does not have, or that is down.",

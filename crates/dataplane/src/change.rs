@@ -22,6 +22,7 @@ use crate::objects::sockets::{SocketKey, SocketValue};
 pub(crate) struct Objects {
     net: Vec<(NetKey, NetObject)>,
     nft: Vec<(NftKey, NftObject)>,
+    arp: Vec<(NftKey, NftObject)>,
     sockets: Vec<(SocketKey, SocketValue)>,
     hooks: Vec<(HookKey, Side)>,
 }
@@ -78,6 +79,23 @@ impl Objects {
         self.element(set, key, None, ElementData::Verdict(Verdict::Goto(chain)));
     }
 
+    /// A set of the table of ARP.
+    pub(crate) fn arp_set(&mut self, name: &str, spec: SetSpec) {
+        self.arp.push((NftKey::Set(name.into()), NftObject::Set(spec)));
+    }
+
+    /// A member of a set of the table of ARP.
+    pub(crate) fn arp_member(&mut self, set: &str, key: Arc<[u8]>) {
+        let member = NftObject::Element(ElementSpec { end: None, data: ElementData::Nothing });
+        self.arp.push((NftKey::Element { set: set.into(), key }, member));
+    }
+
+    /// The chain of the table of ARP that all which is heard comes by; what comes to its end is heard.
+    pub(crate) fn arp_base(&mut self, name: &str, rules: Vec<Rule>) {
+        let base = Some(BaseChain { kind: ChainKind::Filter, hook: Hook::Arp, priority: 0, accept: true });
+        self.arp.push((NftKey::Chain(name.into()), NftObject::Chain(ChainSpec { base, rules })));
+    }
+
     fn element(&mut self, set: impl Into<Arc<str>>, key: Arc<[u8]>, end: Option<Arc<[u8]>>, data: ElementData) {
         self.nft.push((NftKey::Element { set: set.into(), key }, NftObject::Element(ElementSpec { end, data })));
     }
@@ -98,6 +116,7 @@ impl Change {
         ObjectDelta {
             net: delta(self.old.net, self.new.net),
             nft: delta(self.old.nft, self.new.nft),
+            arp: delta(self.old.arp, self.new.arp),
             sockets: delta(self.old.sockets, self.new.sockets),
             hooks: delta(self.old.hooks, self.new.hooks),
         }

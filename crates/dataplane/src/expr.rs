@@ -45,6 +45,14 @@ pub(crate) enum Part {
     OifName,
     /// Ethernet source.
     EtherSaddr,
+    /// Of a neighbour solicitation or advertisement: the address that it is about (RFC 4861 sections 4.3 and 4.4).
+    NeighbourTarget,
+    /// Of ARP for IPv4 over Ethernet (RFC 826): the station that says to have sent it.
+    ArpSenderMac,
+    /// The address that it says to have.
+    ArpSender,
+    /// The address that it asks for or answers.
+    ArpTarget,
     /// The address of all zeros, in place of a real one.
     NoAddress(Family),
 }
@@ -54,9 +62,9 @@ impl Part {
     pub(crate) fn registers(self) -> u8 {
         match self {
             Part::Saddr(f) | Part::Daddr(f) | Part::NoAddress(f) => f.address_bytes() / 4,
-            Part::L4Proto | Part::Dport => 1,
-            Part::IifName | Part::OifName => 4,
-            Part::EtherSaddr => 2,
+            Part::L4Proto | Part::Dport | Part::ArpSender | Part::ArpTarget => 1,
+            Part::IifName | Part::OifName | Part::NeighbourTarget => 4,
+            Part::EtherSaddr | Part::ArpSenderMac => 2,
         }
     }
 
@@ -72,6 +80,10 @@ impl Part {
             Part::IifName => Expr::Meta { key: MetaKey::IifName, to },
             Part::OifName => Expr::Meta { key: MetaKey::OifName, to },
             Part::EtherSaddr => payload(PayloadBase::Link, 6, 6),
+            Part::NeighbourTarget => payload(PayloadBase::Transport, 8, 16),
+            Part::ArpSenderMac => payload(PayloadBase::Network, 8, 6),
+            Part::ArpSender => payload(PayloadBase::Network, 14, 4),
+            Part::ArpTarget => payload(PayloadBase::Network, 24, 4),
             Part::NoAddress(family) => Expr::Immediate { to, data: vec![0; usize::from(family.address_bytes())].into() },
         }
     }
@@ -151,6 +163,27 @@ impl RuleBuilder {
     /// Of the protocol.
     pub(crate) fn protocol(self, protocol: Protocol) -> Self {
         self.add(Expr::Meta { key: MetaKey::L4Proto, to: Reg(0) }).compare(CmpOp::Eq, [protocol.number()])
+    }
+
+    /// A message of ICMP, or of ICMPv6, of this type.
+    pub(crate) fn icmp(self, family: Family, kind: u8) -> Self {
+        let number = match family {
+            Family::V4 => 1,
+            Family::V6 => 58,
+        };
+        let packets = self.family(family).add(Expr::Meta { key: MetaKey::L4Proto, to: Reg(0) }).compare(CmpOp::Eq, [number]);
+        packets.add(Expr::Payload { base: PayloadBase::Transport, offset: 0, len: 1, to: Reg(0) }).compare(CmpOp::Eq, [kind])
+    }
+
+    /// From the one port to the other.
+    pub(crate) fn ports(self, from: u16, to: u16) -> Self {
+        let [both @ ..] = (u32::from(from) << 16 | u32::from(to)).to_be_bytes();
+        self.add(Expr::Payload { base: PayloadBase::Transport, offset: 0, len: 4, to: Reg(0) }).compare(CmpOp::Eq, both)
+    }
+
+    /// The part is all zeros.
+    pub(crate) fn is_zero(self, part: Part) -> Self {
+        self.load(0, &[part]).compare(CmpOp::Eq, vec![0; usize::from(part.registers()) * 4])
     }
 
     /// To the port.

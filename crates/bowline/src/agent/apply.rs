@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bowline_dataplane::HostFacts;
 use bowline_dataplane::objects::hooks::HookKey;
 use bowline_dataplane::objects::net::NetKey;
-use bowline_dataplane::objects::nft::NftKey;
+use bowline_dataplane::objects::nft::{NftKey, TableFamily};
 use bowline_dataplane::objects::sockets::SocketKey;
 use bowline_kernel::netlink::NetDriver;
 use bowline_kernel::nft::NftDriver;
@@ -79,6 +79,8 @@ impl Applied {
 /// The thread's state.
 pub(crate) struct Applier {
     nft: Reconciler<NftDriver>,
+    /// The table of ARP. Pods do not wait for it: what it keeps out could reach the node alone, and nothing of other pods.
+    arp: Reconciler<NftDriver>,
     net: Reconciler<NetDriver>,
     sockets: Sockets,
     fastpath: Fastpath,
@@ -116,6 +118,7 @@ impl Foreign {
 /// What a turn came to.
 struct Looked<'a> {
     rules: &'a SyncReport<NftKey>,
+    arp: &'a SyncReport<NftKey>,
     sockets: &'a SyncReport<SocketKey>,
     routes: &'a SyncReport<NetKey>,
     hooks: &'a SyncReport<HookKey>,
@@ -158,6 +161,7 @@ impl Applier {
     ) -> anyhow::Result<Applier> {
         Ok(Applier {
             nft: Reconciler::new(NftDriver::open()?),
+            arp: Reconciler::new(NftDriver::open_of(TableFamily::Arp)?),
             net: Reconciler::new(NetDriver::open()?),
             sockets,
             lowered: Arc::default(),
@@ -174,8 +178,8 @@ impl Applier {
     }
 
     /// The ports under which the kernel tells of what this thread itself changes.
-    pub(crate) fn own_ports(&mut self) -> [u32; 2] {
-        [self.nft.driver().port(), self.net.driver().netlink().port()]
+    pub(crate) fn own_ports(&mut self) -> [u32; 3] {
+        [self.nft.driver().port(), self.arp.driver().port(), self.net.driver().netlink().port()]
     }
 
     /// Works until the end is called. Blocks; belongs on a thread of its own.
@@ -192,7 +196,7 @@ impl Applier {
                 looks = Looks::SHADOW;
             }
             let hooks = [self.sockets.next_retry_ms(self.now_ms()), self.fastpath.next_retry_ms(self.now_ms())];
-            let retries = [self.nft.next_retry_ms(), self.net.next_retry_ms(), hint_at].into_iter().chain(hooks);
+            let retries = [self.nft.next_retry_ms(), self.arp.next_retry_ms(), self.net.next_retry_ms(), hint_at].into_iter().chain(hooks);
             let retry_at = retries.flatten().min();
             let until = retry_at.map_or(read_back_at, |at| at.min(read_back_at));
             let pause = Duration::from_millis(until.saturating_sub(self.now_ms()));
@@ -221,7 +225,7 @@ impl Applier {
 
     /// Looks after the programs at sockets and links; says whether that was all there was to do.
     fn nothing_but_hooks_to_look_at(&mut self, intent: &Arc<Intent>) -> bool {
-        let waits = self.nft.next_retry_ms().or(self.net.next_retry_ms()).is_some();
+        let waits = self.nft.next_retry_ms().or(self.arp.next_retry_ms()).or(self.net.next_retry_ms()).is_some();
         let programs = (self.host.socket_hooks, self.host.fast_path) != (self.sockets.are_used(), self.fastpath.is_used());
         if waits || programs || !Arc::ptr_eq(&self.lowered, intent) {
             return false;
@@ -232,7 +236,8 @@ impl Applier {
         let quiet = sockets.written + sockets.removed + hooks.written + hooks.removed == 0;
         if !quiet || !sockets.is_clean() || !hooks.is_clean() {
             let (rules, routes) = (SyncReport::default(), SyncReport::default());
-            self.tell(Looked { rules: &rules, sockets: &sockets, routes: &routes, hooks: &hooks, full: false }, before);
+            let arp = SyncReport::default();
+            self.tell(Looked { rules: &rules, arp: &arp, sockets: &sockets, routes: &routes, hooks: &hooks, full: false }, before);
         }
         true
     }
@@ -248,6 +253,7 @@ impl Applier {
         let now = self.now_ms();
         self.reaper.expect(intent);
         let rules = self.nft.sync(looks.nft, now);
+        let arp = self.arp.sync(looks.nft, now);
         // After the rules, which serve what these maps lack.
         let sockets = self.sockets.sync(looks.nft, now);
         // Links and routes after the rules that guard them.
@@ -266,7 +272,7 @@ impl Applier {
             self.reaped = intent.clone();
         }
         let full = looks.nft == SyncMode::Full;
-        self.tell(Looked { rules: &rules, sockets: &sockets, routes: &routes, hooks: &hooks, full }, before);
+        self.tell(Looked { rules: &rules, arp: &arp, sockets: &sockets, routes: &routes, hooks: &hooks, full }, before);
     }
 
     /// Turns the intent into wanted objects: the difference, or everything anew where the host itself has changed.
@@ -285,6 +291,8 @@ impl Applier {
             let mut delta = bowline_dataplane::lower(&empty, intent, &host);
             let nft = delta.value.nft.set;
             delta.value.nft = bowline_model::Delta::between(self.nft.wanted(), &nft);
+            let arp = delta.value.arp.set;
+            delta.value.arp = bowline_model::Delta::between(self.arp.wanted(), &arp);
             let net = delta.value.net.set;
             delta.value.net = bowline_model::Delta::between(self.net.wanted(), &net);
             let sockets = delta.value.sockets.set;
@@ -295,20 +303,23 @@ impl Applier {
             delta
         };
         self.nft.want(lowered.value.nft);
+        self.arp.want(lowered.value.arp);
         self.net.want(lowered.value.net);
         self.sockets.want(lowered.value.sockets);
         self.fastpath.want(lowered.value.hooks);
         self.nft.allow_removal();
+        self.arp.allow_removal();
         self.net.allow_removal();
         self.lowering_problems = lowered.problems;
         self.lowering_problems.extend(host_problems);
     }
 
     fn tell(&mut self, looked: Looked<'_>, before: u64) {
-        let Looked { rules, sockets, routes, hooks, full } = looked;
+        let Looked { rules, arp, sockets, routes, hooks, full } = looked;
         let mut problems = self.lowering_problems.clone();
         // Of this sync, and those of before that wait to be tried again.
         problems.extend(self.nft.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
+        problems.extend(self.arp.failing().map(|(_, error)| unguarded(error)).chain(arp.read_error.as_deref().map(unguarded)));
         problems.extend(self.sockets.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
         problems.extend(self.sockets.problem());
         problems.extend(self.fastpath.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
@@ -319,7 +330,7 @@ impl Applier {
         }
         let unique: BTreeSet<Problem> = problems.into_iter().collect();
         let written = rules.written + rules.removed + sockets.written + sockets.removed + routes.written + routes.removed;
-        let written = written + hooks.written + hooks.removed;
+        let written = written + hooks.written + hooks.removed + arp.written + arp.removed;
         let took = self.now_us().saturating_sub(before);
         if written > 0 {
             tracing::debug!(revision = self.lowered.revision, written, elapsed_us = took, "kernel made equal");
@@ -369,6 +380,11 @@ fn concerns_all(key: &NetKey) -> bool {
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn unguarded(error: &str) -> Problem {
+    let fix = "use a kernel with CONFIG_NF_TABLES_ARP; the agent tries again";
+    Problem::new(1313, "ARP of pods is not looked at", "table arp bowline", fix).because(error)
 }
 
 fn refused(place: String, error: &str) -> Problem {

@@ -13,10 +13,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::fastpath;
 use super::http::{self, Answer};
 use super::status::Teller;
-use super::until;
+use super::{fastpath, guard, until};
 
 /// Clients that are answered at once.
 const CLIENTS_AT_ONCE: usize = 64;
@@ -69,5 +68,6 @@ pub(crate) fn metrics(teller: &Teller, page: &mut Page) {
     if let Some(tally) = &teller.tally {
         fastpath::metrics(tally, page);
     }
+    guard::metrics(&guard::dropped(), page);
     page.single("bowline_pods", "gauge", "Pods attached to this node.", status.pods);
 }

@@ -13,6 +13,7 @@ mod deployed;
 pub(crate) mod explain;
 mod fastpath;
 mod front;
+mod guard;
 mod health;
 mod host;
 mod http;

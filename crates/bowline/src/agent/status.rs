@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::apply::Applied;
 use super::config::ServiceMode;
+use super::guard;
 use super::network::Network;
 use super::turn::{Counts, Published};
 
@@ -54,6 +55,9 @@ pub(crate) struct NodeStatus {
     pub(crate) last_us: u64,
     /// Seconds since the agent started.
     pub(crate) age_secs: u64,
+    /// Packets dropped at pods' links, by reason; reasons without any are left out.
+    #[serde(default)]
+    pub(crate) dropped_at_pods: BTreeMap<String, u64>,
     /// What the cluster holds.
     pub(crate) cluster: Counts,
     /// What someone must act on.
@@ -176,6 +180,7 @@ impl Teller {
             written_total: applied.written_total,
             last_us: applied.last_us,
             age_secs: self.started.elapsed().as_secs(),
+            dropped_at_pods: guard::dropped().into_iter().filter(|(_, n)| *n > 0).map(|(why, n)| (why.word().into(), n)).collect(),
             cluster: published.counts,
             problems,
         }

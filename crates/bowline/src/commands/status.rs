@@ -106,6 +106,10 @@ fn render(status: &Status) -> String {
         let c = node.cluster;
         text.push_str(&format!("\nNodes {}  Pods {}  Services {}  Policies {}\n", c.nodes, c.pods, c.services, c.policies));
     }
+    for node in status.nodes.iter().filter(|node| !node.dropped_at_pods.is_empty()) {
+        let counts: Vec<String> = node.dropped_at_pods.iter().map(|(reason, packets)| format!("{reason} {packets}")).collect();
+        text.push_str(&format!("Dropped at pods' links of {}: {}\n", node.node, counts.join(", ")));
+    }
     for node in &status.silent {
         text.push_str(&format!(
             "\n{} BW1203 {node}: its agent does not answer\n  fix: bowline lab agent start {node}\n",

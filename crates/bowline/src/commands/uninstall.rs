@@ -1,6 +1,6 @@
 //! `bowline uninstall`: takes everything of ours off this node, and proves it.
 //!
-//! Only what carries our mark is touched: the table `inet bowline`, BPF programs and maps in our directory, routes and rules of our protocol number, links by our names and alias,
+//! Only what carries our mark is touched: the tables `inet bowline` and `arp bowline`, BPF programs and maps in our directory, routes and rules of our protocol number, links by our names and alias,
 //! our files. Others' objects are never read as ours.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bowline_dataplane::objects::nft::TableFamily;
 use bowline_kernel::bpf::{Fastpath, Hooks};
 use bowline_kernel::netlink::{NetDriver, Netlink};
 use bowline_kernel::nft::NftDriver;
@@ -18,6 +19,8 @@ use clap::Args;
 
 use super::output::{self, Mark};
 use crate::agent::install::{CONF_NAME, PLUGIN_NAME, owns_loopback};
+
+const TABLES: [TableFamily; 2] = [TableFamily::Inet, TableFamily::Arp];
 
 /// Flags of `bowline uninstall`.
 #[derive(Debug, Args)]
@@ -104,7 +107,9 @@ fn remove(args: &UninstallArgs) -> anyhow::Result<()> {
     Fastpath::uninstall()?;
     Hooks::uninstall()?;
     NetDriver::open()?.uninstall()?;
-    NftDriver::open()?.uninstall()?;
+    for family in TABLES {
+        NftDriver::open_of(family)?.uninstall()?;
+    }
     Ok(())
 }
 
@@ -129,6 +134,9 @@ fn left(args: &UninstallArgs) -> anyhow::Result<Vec<String>> {
     found.extend(Hooks::home()?.map(|home| format!("BPF programs and maps in {}", home.display())));
     found.extend(our_links(&mut Netlink::open()?)?.into_iter().map(|name| format!("link {name}")));
     found.extend(NetDriver::open()?.read_owned(&BTreeMap::new())?.into_keys().map(|key| format!("{key:?}")));
-    found.extend(NftDriver::open()?.read_owned(&BTreeMap::new())?.into_keys().map(|key| format!("nftables {key:?}")));
+    for family in TABLES {
+        let table = NftDriver::open_of(family)?.read_owned(&BTreeMap::new())?;
+        found.extend(table.into_keys().map(|key| format!("nftables {family:?} {key:?}")));
+    }
     Ok(found)
 }

@@ -77,8 +77,8 @@ fn nftables(text: &str, kernel: &mut Kernel) -> Result<()> {
     for object in document["nftables"].as_array().into_iter().flatten().filter(|object| object.get("metainfo").is_none()) {
         let mut object = object.clone();
         let inner = object.as_object().and_then(|fields| fields.values().next()).cloned().unwrap_or_default();
-        let ours =
-            inner["family"] == "inet" && (inner["table"] == "bowline" || (inner["name"] == "bowline" && inner.get("table").is_none()));
+        let ours = (inner["family"] == "inet" || inner["family"] == "arp")
+            && (inner["table"] == "bowline" || (inner["name"] == "bowline" && inner.get("table").is_none()));
         still(&mut object);
         // The order of rules in a chain is part of what they are; that of chains is not.
         let place = match object.get("rule") {

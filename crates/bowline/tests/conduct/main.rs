@@ -1,14 +1,15 @@
-//! The agent's conduct on a node: others' objects untouched, its own repaired, connections cut when they are no longer allowed, datagrams
-//! moved when their endpoint goes, explanations that say what packets do, kube-proxy's outer conduct, and nothing left after `bowline
+//! The agent's conduct on a node: others' objects untouched, its own repaired, connections cut when they are no longer allowed, forged
+//! packets of pods dropped and counted, datagrams moved when their endpoint goes, explanations that say what packets do, kube-proxy's outer conduct, and nothing left after `bowline
 //! uninstall`.
 //!
 //! Words select checks by name; `--long` is taken and changes nothing here.
 #![allow(clippy::disallowed_methods, reason = "a test runner starts processes and keeps their time")]
 #![allow(clippy::indexing_slicing, reason = "a missing JSON field is null, and a test may fail loudly")]
 
+mod attacks;
+mod begins;
 #[path = "../common/mod.rs"]
 mod common;
-mod begins;
 mod cut;
 mod explain;
 mod fastpath;
@@ -17,6 +18,7 @@ mod kubeproxy;
 mod moves;
 mod sockets;
 mod uninstall;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,7 @@ const ROWS: &[Row] = &[
     Row { name: "cut", title: "a policy cuts what it no longer allows", check: cut::by_policy },
     Row { name: "absence", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
     Row { name: "explain", title: "explain says what packets do", check: explain::says_what_packets_do },
+    Row { name: "attacks", title: "what no pod may send ends at its link", check: attacks::end_at_the_link },
     Row { name: "moves", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
     Row { name: "returns", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
     Row { name: "foreign", title: "others' objects are untouched", check: foreign::untouched },
@@ -47,6 +50,7 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "carries", title: "packets of pods are carried past the stack", check: fastpath::carries },
     Row { name: "begins", title: "connections begin without the stack, by its rules", check: begins::by_the_rules },
     Row { name: "switch", title: "connections live on when it comes or goes", check: fastpath::over_a_switch },
+    Row { name: "attacks-ebpf", title: "what no pod may send ends at its link", check: attacks::end_at_the_link },
     Row { name: "cut-ebpf", title: "a policy cuts what it no longer allows", check: cut::by_policy },
     Row { name: "absence-ebpf", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
     Row { name: "detached", title: "hooks that someone detaches are put back", check: sockets::put_back },

@@ -17,6 +17,7 @@ use crate::change::{Objects, set_of};
 use crate::expr::Part::{Daddr, EtherSaddr, IifName, Saddr};
 use crate::expr::{FABRIC_LINKS, POD_LINKS, ip_field, named, rule};
 use crate::objects::nft::{ChainKind, Field, Hook, KeyBuilder, Reg, Rule};
+use crate::pod::guard::Reason;
 
 /// Before connection tracking (`NF_IP_PRI_RAW`).
 const RAW_PRIORITY: i32 = -300;
@@ -75,7 +76,7 @@ fn tunnel(routes: &RoutesIntent, objects: &mut Objects) {
     objects.base("guard_tunnel", ChainKind::Filter, Hook::Input, TUNNEL_PRIORITY, wrapped);
     objects.chain(WRAPPED, if let BackendConf::Vxlan { port, .. } = routes.backend { wrapped_by_nodes(port) } else { Vec::new() });
     let by = |links| rule().iif(links).drop();
-    let mut rules = vec![by(POD_LINKS).saying("tunnel packet from a pod"), by(FABRIC_LINKS).saying("tunnel packet inside the tunnel")];
+    let mut rules = vec![by(POD_LINKS).saying(Reason::Tunnel.says()), by(FABRIC_LINKS).saying("tunnel packet inside the tunnel")];
     for family in Family::BOTH {
         let strange = rule().family(family).not_in_set(&named("node", family), &[Saddr(family)]);
         rules.push(strange.drop().saying("tunnel packet from no node"));

@@ -1,7 +1,7 @@
 //! A packet as the rules see it, with its connection, and the bytes that payload expressions load.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use bowline_model::{Family, MacAddr};
 
@@ -11,6 +11,9 @@ use crate::objects::nft::PayloadBase;
 const UNICAST: u32 = 1;
 const LOCAL: u32 = 2;
 const MULTICAST: u32 = 5;
+/// Types of echo requests in ICMP and ICMPv6.
+const ECHO: u8 = 8;
+const ECHO6: u8 = 128;
 /// `ARPHRD_ETHER`.
 const ETHERNET: u16 = 1;
 
@@ -46,6 +49,12 @@ pub struct Packet {
     pub src_port: u16,
     /// Destination port.
     pub dst_port: u16,
+    /// Type of a message of ICMP or ICMPv6.
+    pub icmp_type: u8,
+    /// The address that a neighbour solicitation or advertisement is about; it is all zeros in other messages.
+    pub neighbour_target: Option<Ipv6Addr>,
+    /// It is ARP, not IP: `src` says to be asking or answering, from this station, for or to `dst`.
+    pub arp_sender: Option<MacAddr>,
     /// TCP flags as in the header (FIN 1, SYN 2, RST 4, ACK 16).
     pub tcp_flags: u8,
     /// Name of the link that it came in by; empty for the node's own.
@@ -75,6 +84,9 @@ impl Packet {
             protocol,
             src_port: 40_000,
             dst_port,
+            icmp_type: if dst.is_ipv4() { ECHO } else { ECHO6 },
+            neighbour_target: None,
+            arp_sender: None,
             tcp_flags: 2,
             iif: String::new(),
             oif: String::new(),
@@ -122,6 +134,7 @@ impl Packet {
 
     fn link_header(&self) -> Option<Vec<u8>> {
         let ether_type: [u8; 2] = match self.family() {
+            Family::V4 if self.arp_sender.is_some() => [0x08, 0x06],
             Family::V4 => [0x08, 0x00],
             Family::V6 => [0x86, 0xdd],
         };
@@ -131,6 +144,9 @@ impl Packet {
 
     fn network_header(&self) -> Vec<u8> {
         match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) if let Some(sender) = self.arp_sender => {
+                [&[0, 1, 0x08, 0x00, 6, 4, 0, 1][..], &sender.0, &src.octets(), &[0; 6], &dst.octets()].concat()
+            }
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let start = [0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, self.protocol, 0, 0];
                 [&start[..], &src.octets(), &dst.octets()].concat()
@@ -148,8 +164,11 @@ impl Packet {
             6 => [&ports[..], &[0; 8], &[0x50, self.tcp_flags, 0xff, 0xff, 0, 0, 0, 0]].concat(),
             17 => [&ports[..], &[0, 8, 0, 0]].concat(),
             132 => [&ports[..], &[0; 8]].concat(),
-            // An echo request: what lies where ports would be is a checksum.
-            _ => vec![8, 0, 0x12, 0x34, 0, 1, 0, 1],
+            // ICMP: what lies where ports would be is a checksum.
+            _ => {
+                let target = self.neighbour_target.map(|target| target.octets()).unwrap_or_default();
+                [&[self.icmp_type, 0, 0x12, 0x34, 0, 1, 0, 1][..], &target].concat()
+            }
         }
     }
 }

@@ -12,8 +12,10 @@ use bowline_model::Delta;
 pub struct ObjectDelta {
     /// Links, addresses, routes, neighbours, forwarding entries, rules, sysctls.
     pub net: Delta<net::NetKey, net::NetObject>,
-    /// Sets, elements, chains of our nftables table.
+    /// Sets, elements, chains of our nftables table of the family `inet`.
     pub nft: Delta<nft::NftKey, nft::NftObject>,
+    /// Those of the family `arp`.
+    pub arp: Delta<nft::NftKey, nft::NftObject>,
     /// Elements of the maps of the socket hooks.
     pub sockets: Delta<sockets::SocketKey, sockets::SocketValue>,
     /// Links with programs of the fast path.
@@ -25,12 +27,13 @@ impl ObjectDelta {
     pub fn then(&mut self, later: ObjectDelta) {
         self.net.then(later.net);
         self.nft.then(later.nft);
+        self.arp.then(later.arp);
         self.sockets.then(later.sockets);
         self.hooks.then(later.hooks);
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.net.is_empty() && self.nft.is_empty() && self.sockets.is_empty() && self.hooks.is_empty()
+        self.net.is_empty() && self.nft.is_empty() && self.arp.is_empty() && self.sockets.is_empty() && self.hooks.is_empty()
     }
 }

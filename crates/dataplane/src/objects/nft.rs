@@ -1,4 +1,4 @@
-//! nftables objects of our table, at the level of the kernel's own expressions (uapi/linux/netfilter/nf_tables.h).
+//! nftables objects of our tables, at the level of the kernel's own expressions (uapi/linux/netfilter/nf_tables.h).
 //!
 //! Rules are lists of register-level expressions, so that what is lowered here is what the kernel runs, what the interpreter judges, and
 //! nothing stands between. All byte strings are in network order unless said otherwise; integers that the kernel keeps in host order (marks,
@@ -7,10 +7,20 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The name of our table (family `inet`).
+/// The name of our tables, one of each [`TableFamily`].
 pub const TABLE: &str = "bowline";
 
-/// What identifies an object of the table. The order is the order of making; removal goes the other way round.
+/// Which packets a table sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TableFamily {
+    /// `inet`: IPv4 and IPv6.
+    #[default]
+    Inet,
+    /// `arp`: what this machine hears and says of ARP (RFC 826).
+    Arp,
+}
+
+/// What identifies an object of a table. The order is the order of making; removal goes the other way round.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NftKey {
     /// A set or map by name.
@@ -164,7 +174,7 @@ pub enum ChainKind {
     Route,
 }
 
-/// Netfilter hooks.
+/// Netfilter hooks. Tables of the family `inet` have all but the last, those of `arp` that one alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
     /// NF_INET_PRE_ROUTING.
@@ -177,6 +187,8 @@ pub enum Hook {
     Output,
     /// NF_INET_POST_ROUTING.
     Postrouting,
+    /// NF_ARP_IN: what is heard. The network header is ARP's own.
+    Arp,
 }
 
 /// A verdict.

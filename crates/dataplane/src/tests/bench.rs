@@ -2,7 +2,8 @@
 //!
 //! A packet is `FROM -> TO:PORT/PROTOCOL` with words after it: `via n2` (handed over by that node), `as NAME` (with another's source
 //! address), `mac NAME`, `from-link eth0`, `ack` (TCP in the midst of a connection), `known` (an established connection), `misfit` (invalid
-//! in the eyes of conntrack), `reply n2` (a reply in a connection that came through that node), `icmp`, `random N` (of 100).
+//! in the eyes of conntrack), `reply n2` (a reply in a connection that came through that node), `icmp`, `type N` (of ICMP), `about
+//! NAME` (the target of a message about neighbours), `random N` (of 100).
 
 use std::net::IpAddr;
 
@@ -72,6 +73,11 @@ impl Bench {
                     packet.connection.mark = argument()[1..].parse::<u32>().unwrap() << PEER_MARK_SHIFT | 1;
                 }
                 "icmp" => packet.protocol = if self.family == Family::V4 { 1 } else { 58 },
+                "type" => packet.icmp_type = argument().parse().unwrap(),
+                "about" => {
+                    let IpAddr::V6(target) = address(argument(), Family::V6) else { panic!("not IPv6") };
+                    packet.neighbour_target = Some(target);
+                }
                 "random" => packet.random = u32::MAX / 100 * argument().parse::<u32>().unwrap(),
                 "sport" => packet.src_port = argument().parse().unwrap(),
                 other => panic!("no such word: {other}"),

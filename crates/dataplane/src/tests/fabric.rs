@@ -105,7 +105,7 @@ fn only_true_sources_come_in() {
         expect![[r#"
             a -> b:80/tcp as out => drop: not the pod's own address
             a -> b:80/tcp as b => drop: not the pod's own address
-            a -> b:80/tcp mac b => drop: not the pod's own address
+            a -> b:80/tcp mac b => drop: not the pod's own station
             a -> b:80/tcp as n1 => drop: not the pod's own address
             a -> b:80/tcp as lo => drop: not the pod's own address
             x -> a:80/tcp => bwla: x -> a:80

@@ -6,6 +6,7 @@ mod bench;
 mod fabric;
 mod fastpath;
 mod flows;
+mod guard;
 mod lowered;
 mod machine;
 mod notation;

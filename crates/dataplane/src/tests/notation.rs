@@ -12,7 +12,7 @@
 //!     npnet                            node ports on 10.0.0.0/24 only
 //!
 //! The cast: this node n1 and the nodes n2 and n3; pods a, b, c here, x on n2, y on n3; `out`, `far` outside; services v1, v2; `lost` is a pod address
-//! that nobody holds.
+//! that nobody holds, `nobody` the unspecified one.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -48,6 +48,7 @@ pub(super) const CAST: &[(&str, &str, &str)] = &[
     ("far", "198.51.100.7", "2001:db8:51::7"),
     ("n1ext", "192.0.2.1", "2001:db8:2::1"),
     ("lo", "127.0.0.1", "::1"),
+    ("nobody", "0.0.0.0", "::"),
 ];
 
 pub(super) fn address(name: &str, family: Family) -> IpAddr {

@@ -12,7 +12,7 @@ use super::notation::{host, parse};
 use crate::HostFacts;
 use crate::interpret::Table;
 use crate::objects::hooks::{HookKey, Side};
-use crate::objects::nft::NftKey;
+use crate::objects::nft::{NftKey, NftObject};
 
 /// Statements of which a random intent has some; those of one line exclude each other.
 const CHOICES: &[&[&str]] = &[
@@ -77,6 +77,11 @@ fn hooks(old: &Intent, new: &Intent) -> Delta<HookKey, Side> {
     crate::lower(old, new, &HostFacts { fast_path: true, ..host() }).value.hooks
 }
 
+/// The table of ARP, likewise.
+fn arp(old: &Intent, new: &Intent) -> Delta<NftKey, NftObject> {
+    crate::lower(old, new, &host()).value.arp
+}
+
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(0_u8..7, CHOICES.len() + HOST_PORTS.len())
 }
@@ -89,14 +94,17 @@ proptest! {
         let mut current = intent(&start);
         let mut maps = full(&current);
         let mut hooked = hooks(&Intent::default(), &current).set;
+        let mut heard = arp(&Intent::default(), &current).set;
         let mut next_bytes = start;
         for (place, value) in changes {
             next_bytes[place] = value;
             let next = intent(&next_bytes);
             apply(&mut maps, &current, &next);
             hooks(&current, &next).apply_to(&mut hooked);
+            arp(&current, &next).apply_to(&mut heard);
             current = next;
             prop_assert!(hooked == hooks(&Intent::default(), &current).set, "links after a small change");
+            prop_assert!(heard == arp(&Intent::default(), &current).set, "ARP after a small change");
             prop_assert!(maps == full(&current), "after a small change");
         }
         let far = intent(&other);

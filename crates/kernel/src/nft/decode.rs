@@ -55,7 +55,9 @@ pub(super) fn chain(message: &Received<'_>) -> Option<(Arc<str>, SeenBase)> {
     if attrs.get(uapi::NFTA_CHAIN_HOOK).is_none() {
         return Some((name, SeenBase::Regular));
     }
-    Some((name, base_chain(attrs).map_or(SeenBase::Other, SeenBase::Base)))
+    // The first byte of `nfgenmsg` is the table's family.
+    let arp = message.payload.first() == Some(&uapi::NFPROTO_ARP);
+    Some((name, base_chain(attrs, arp).map_or(SeenBase::Other, SeenBase::Base)))
 }
 
 /// Where a chain of the kernel hooks in.
@@ -80,7 +82,7 @@ impl SeenBase {
     }
 }
 
-fn base_chain(attrs: Attrs<'_>) -> Option<BaseChain> {
+fn base_chain(attrs: Attrs<'_>, arp: bool) -> Option<BaseChain> {
     let hook = attrs.nested(uapi::NFTA_CHAIN_HOOK);
     Some(BaseChain {
         kind: match attrs.text(uapi::NFTA_CHAIN_TYPE)?.as_str() {
@@ -90,6 +92,8 @@ fn base_chain(attrs: Attrs<'_>) -> Option<BaseChain> {
             _ => return None,
         },
         hook: match hook.be32(uapi::NFTA_HOOK_HOOKNUM)? {
+            0 if arp => Hook::Arp,
+            _ if arp => return None,
             0 => Hook::Prerouting,
             1 => Hook::Input,
             2 => Hook::Forward,

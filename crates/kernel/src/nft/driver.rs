@@ -1,12 +1,12 @@
 //! The driver: deltas into transactions, refusals into failed keys, dumps into objects seen.
 //!
 //! Invariants: a delta comes into force as one transaction, but for the keys that fail and for elements that no rule can look into yet;
-//! whatever fails, nothing is ever in force by half. Only table `inet bowline` is read or written.
+//! whatever fails, nothing is ever in force by half. Only the table `bowline` of the driver's own family is read or written.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use bowline_dataplane::objects::nft::{ElementSpec, NftKey, NftObject, SetSpec};
+use bowline_dataplane::objects::nft::{ElementSpec, NftKey, NftObject, SetSpec, TableFamily};
 use bowline_model::Delta;
 use rustix::io::Errno;
 
@@ -26,7 +26,7 @@ const PART_ELEMENTS: usize = 100_000;
 /// Bound of the transactions for one delta: each but the last one finds at least one key that fails.
 const ATTEMPTS: u32 = 64;
 
-/// Reads and writes table `inet bowline` of one network namespace.
+/// Reads and writes a table `bowline` of one network namespace: that of the family `inet`, or that of `arp`.
 #[derive(Debug)]
 pub struct NftDriver {
     socket: NftSocket,
@@ -102,7 +102,15 @@ impl NftDriver {
     /// # Errors
     /// Without CAP_NET_ADMIN, or if the kernel lacks nfnetlink.
     pub fn open() -> Result<Self, NftError> {
-        Ok(NftDriver { socket: NftSocket::open()?, known: None, part_elements: PART_ELEMENTS })
+        NftDriver::open_of(TableFamily::Inet)
+    }
+
+    /// The same for the table of a family.
+    ///
+    /// # Errors
+    /// As `open`. A kernel without the family refuses the first transaction.
+    pub fn open_of(family: TableFamily) -> Result<Self, NftError> {
+        Ok(NftDriver { socket: NftSocket::open(family)?, known: None, part_elements: PART_ELEMENTS })
     }
 
     /// Works on a network namespace.
@@ -125,7 +133,7 @@ impl NftDriver {
     pub fn uninstall(&mut self) -> Result<(), NftError> {
         self.known = None;
         let first = self.socket.free_sequence();
-        let mut w = Writer::new();
+        let mut w = Writer::about(self.socket.family);
         w.batch_mark(uapi::NFNL_MSG_BATCH_BEGIN, first);
         encode::delete_table(&mut w, first + 1);
         w.batch_mark(uapi::NFNL_MSG_BATCH_END, first + 2);
@@ -202,7 +210,7 @@ impl NftDriver {
                 return Attempt::Done;
             }
         };
-        let mut batch = build(work, known, &changes, &rebuild, isolated, self.socket.free_sequence());
+        let mut batch = build(work, known, &changes, &rebuild, isolated, (self.socket.family, self.socket.free_sequence()));
         self.socket.used(batch.count());
         if !batch.errors.is_empty() {
             for (key, error) in batch.errors.drain(..) {

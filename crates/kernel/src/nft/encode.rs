@@ -219,10 +219,10 @@ fn check_name(name: &Arc<str>) -> Result<(), EncodeError> {
     Ok(())
 }
 
-/// `NF_INET_*`.
+/// `NF_INET_*` or `NF_ARP_*`, by the family of the table.
 pub(super) fn hook_number(hook: Hook) -> u32 {
     match hook {
-        Hook::Prerouting => 0,
+        Hook::Prerouting | Hook::Arp => 0,
         Hook::Input => 1,
         Hook::Forward => 2,
         Hook::Output => 3,

@@ -1,4 +1,4 @@
-//! The nftables driver: table `inet bowline` by netlink, without the `nft` program.
+//! The nftables driver: the tables `inet bowline` and `arp bowline` by netlink, without the `nft` program.
 //!
 //! Invariants: no other table is ever read or written; a delta is one transaction, so a packet sees the old rules or the new; what fails
 //! is told by its key while the rest goes on.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use bowline_dataplane::objects::nft::{ChainSpec, ElementSpec, NftKey, NftObject, Rule, SetData, SetSpec};
+use bowline_dataplane::objects::nft::{ChainSpec, ElementSpec, NftKey, NftObject, Rule, SetData, SetSpec, TableFamily};
 
 use super::decode::SeenBase;
 use super::encode;
@@ -190,16 +190,16 @@ struct Builder<'a, 'k> {
     isolated: &'k HashSet<Arc<str>>,
 }
 
-/// Writes the transaction. Elements of `isolated` sets go one a message.
+/// Writes the transaction, for the table of a family, with sequence numbers from the first. Elements of `isolated` sets go one a message.
 pub(super) fn build<'a>(
     work: &Work<'a>,
     known: &Known,
     changes: &Changes<'a>,
     rebuild: &Rebuild<'a>,
     isolated: &HashSet<Arc<str>>,
-    first: u32,
+    (family, first): (TableFamily, u32),
 ) -> Batch<'a> {
-    let batch = Batch { writer: Writer::new(), first, owners: Vec::new(), errors: Vec::new() };
+    let batch = Batch { writer: Writer::about(family), first, owners: Vec::new(), errors: Vec::new() };
     let mut b = Builder { batch, chunk: Chunk::default(), work, known, changes, rebuild, isolated };
     b.message(Owner::Batch, |w, sequence| w.batch_mark(uapi::NFNL_MSG_BATCH_BEGIN, sequence));
     b.message(Owner::Batch, encode::new_table);

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use bowline_dataplane::objects::nft::TableFamily;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::buffer::spare_capacity;
@@ -34,19 +35,21 @@ const PAUSE: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(super) struct NftSocket {
     socket: Socket,
+    /// Of the table that is asked about.
+    pub(super) family: TableFamily,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
 impl NftSocket {
-    /// Opens one in the calling thread's network namespace.
     /// The port that the kernel's notifications name for what is sent here; 0 if the kernel does not say.
     pub(super) fn port(&self) -> u32 {
         let mut address = SocketAddr::new(0, 0);
         self.socket.get_address(&mut address).map_or(0, |()| address.port_number())
     }
 
-    pub(super) fn open() -> Result<Self, NftError> {
+    /// Opens one in the calling thread's network namespace, about the table of a family.
+    pub(super) fn open(family: TableFamily) -> Result<Self, NftError> {
         let failed = |operation| move |error: std::io::Error| socket_error(operation, &error);
         let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed("open"))?;
         socket.bind_auto().map_err(failed("bind"))?;
@@ -63,7 +66,7 @@ impl NftSocket {
             .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BYTES))
             .map_err(option("raise the receive buffer"))?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_WITHIN)).map_err(option("set a timeout"))?;
-        Ok(NftSocket { socket, sequence: 1, buffer: Vec::with_capacity(DATAGRAM_BYTES) })
+        Ok(NftSocket { socket, family, sequence: 1, buffer: Vec::with_capacity(DATAGRAM_BYTES) })
     }
 
     /// The first sequence number that is free. It and those after it are taken by `used`.
@@ -92,7 +95,7 @@ impl NftSocket {
             std::thread::sleep(PAUSE * attempt.saturating_sub(2).min(20));
             let sequence = self.free_sequence();
             self.used(1);
-            let mut request = Writer::new();
+            let mut request = Writer::about(self.family);
             request.nft(get, uapi::NLM_F_DUMP, sequence, &body);
             self.send(request.bytes())?;
             let mut found = Vec::new();

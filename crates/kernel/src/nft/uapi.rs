@@ -2,6 +2,8 @@
 //!
 //! Reference: Linux uapi headers `netlink.h`, `netfilter/nfnetlink.h`, `netfilter/nf_tables.h`, `netfilter/nf_nat.h` (the same since 4.18).
 
+use bowline_dataplane::objects::nft::TableFamily;
+
 /// `nlmsg_type` of a reply that carries an error or an acknowledgement.
 pub(super) const NLMSG_ERROR: u16 = 2;
 /// `nlmsg_type` of the end of a dump.
@@ -26,8 +28,17 @@ pub(super) const NFNL_MSG_BATCH_END: u16 = 0x11;
 pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 pub(super) const NFPROTO_UNSPEC: u8 = 0;
 pub(super) const NFPROTO_INET: u8 = 1;
+pub(super) const NFPROTO_ARP: u8 = 3;
 pub(super) const NFPROTO_IPV4: u32 = 2;
 pub(super) const NFPROTO_IPV6: u32 = 10;
+
+/// `NFPROTO_*` of a table's family.
+pub(super) fn family(family: TableFamily) -> u8 {
+    match family {
+        TableFamily::Inet => NFPROTO_INET,
+        TableFamily::Arp => NFPROTO_ARP,
+    }
+}
 
 /// Operations on nftables objects, the lower half of `nlmsg_type`.
 pub(super) mod msg {

@@ -4,6 +4,8 @@
 //! long for its length field is noticed and never sent.
 //! Reference: Linux uapi `netlink.h` (headers in host order), `nfnetlink.h`.
 
+use bowline_dataplane::objects::nft::TableFamily;
+
 use super::uapi;
 use crate::wire::{Attrs, HEADER_BYTES, Received, u32_at};
 
@@ -14,6 +16,8 @@ pub(super) const FAMILY_HEADER_BYTES: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     buffer: Vec<u8>,
+    /// Of the table that messages are about.
+    family: TableFamily,
     /// An attribute or message was longer than its length field can say.
     overflow: bool,
 }
@@ -21,6 +25,11 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new() -> Self {
         Writer::default()
+    }
+
+    /// For messages about the table of a family.
+    pub(super) fn about(family: TableFamily) -> Self {
+        Writer { family, ..Writer::default() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -46,9 +55,9 @@ impl Writer {
         self.buffer
     }
 
-    /// A message on nftables objects of the `inet` family.
+    /// A message on nftables objects of the table's family.
     pub(super) fn nft(&mut self, operation: u16, flags: u16, sequence: u32, body: impl FnOnce(&mut Writer)) {
-        self.message((uapi::NFNL_SUBSYS_NFTABLES << 8) | operation, flags, sequence, uapi::NFPROTO_INET, 0, body);
+        self.message((uapi::NFNL_SUBSYS_NFTABLES << 8) | operation, flags, sequence, uapi::family(self.family), 0, body);
     }
 
     /// The begin or end of a transaction.

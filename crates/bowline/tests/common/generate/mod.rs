@@ -8,6 +8,7 @@ mod cni;
 mod datagrams;
 mod dial;
 mod follow;
+mod frames;
 mod letters;
 mod probe;
 mod serve;
@@ -59,6 +60,9 @@ fn run(words: &[String]) -> Result<()> {
         ["probe", targets @ ..] => probe::run(&addresses(targets)?),
         ["dial", targets @ ..] => dial::run(&addresses(targets)?),
         ["follow", target] => follow::run(target.parse()?),
+        ["frames"] => frames::send(),
+        ["tap"] => frames::tap(),
+        ["hear", ports @ ..] => frames::hear(ports),
         ["cni", count, pods @ ..] => cni::run(count.parse()?, pods),
         _ => bail!("no such generator"),
     }

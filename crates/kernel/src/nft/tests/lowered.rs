@@ -26,7 +26,7 @@ fn node(number: u8) -> Arc<FabricNode> {
     })
 }
 
-fn host() -> HostFacts {
+pub(super) fn host() -> HostFacts {
     let addresses = vec!["10.0.0.1/24".parse().unwrap(), "fd00::1/64".parse().unwrap()];
     let link = LinkFacts { name: "eth0".into(), index: 2, mtu_bytes: 1500, addresses };
     HostFacts { links: vec![link], default_link: Some("eth0".into()), ..HostFacts::default() }
@@ -112,6 +112,13 @@ fn intent(affinity_secs: Option<u32>) -> Intent {
     services.service_cidrs = vec!["10.43.0.0/16".parse().unwrap(), "fd43::/112".parse().unwrap()];
     services.services = [0, 1, 2, 7].map(|n| service(n + 1, n, affinity_secs)).into_iter().collect();
     policies(&mut intent);
+    intent
+}
+
+/// A node with these pods and nothing else.
+pub(super) fn intent_of_pods(numbers: &[u8]) -> Intent {
+    let mut intent = Intent { revision: 1, ..Intent::default() };
+    Arc::make_mut(&mut intent.pods).pods = numbers.iter().map(|n| (Arc::from(format!("bwl{n}")), Arc::new(pod(*n)))).collect();
     intent
 }
 

@@ -6,6 +6,7 @@
     reason = "a test may fail loudly, and says why it was skipped"
 )]
 
+mod arp;
 mod change;
 mod faults;
 mod kinds;
