@@ -9,12 +9,14 @@ mod datagrams;
 mod follow;
 mod letters;
 mod probe;
+mod programs;
 mod serve;
 mod stream;
 
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -51,11 +53,15 @@ fn run(words: &[String]) -> Result<()> {
         ["listen", address] => ask::listen(address.parse()?),
         ["serve", name] => serve::run(name),
         ["counts"] => serve::ask(),
-        ["stream", connections, targets @ ..] => stream::run(connections.parse()?, &addresses(targets)?),
+        ["stream", connections, targets @ ..] => stream::run(connections.parse()?, stream::PAUSE, &addresses(targets)?),
+        ["streams", connections, pause_ms, targets @ ..] => {
+            stream::run(connections.parse()?, Duration::from_millis(pause_ms.parse()?), &addresses(targets)?)
+        }
         ["datagrams", tag, pause_us, targets @ ..] => datagrams::run(tag, pause_us.parse()?, &addresses(targets)?),
         ["flood", tag, targets @ ..] => datagrams::flood(tag, &addresses(targets)?),
         ["letters", tag, count, target] => letters::run(tag, count.parse()?, target.parse()?),
         ["probe", targets @ ..] => probe::run(&addresses(targets)?),
+        ["programs"] => programs::run(),
         ["follow", target] => follow::run(target.parse()?),
         ["cni", count, pods @ ..] => cni::run(count.parse()?, pods),
         _ => bail!("no such generator"),
