@@ -8,6 +8,7 @@ mod cni;
 mod datagrams;
 mod follow;
 mod letters;
+mod peer;
 mod probe;
 mod programs;
 mod serve;
@@ -61,7 +62,9 @@ fn run(words: &[String]) -> Result<()> {
         ["flood", tag, targets @ ..] => datagrams::flood(tag, &addresses(targets)?),
         ["letters", tag, count, target] => letters::run(tag, count.parse()?, target.parse()?),
         ["probe", targets @ ..] => probe::run(&addresses(targets)?),
-        ["programs"] => programs::run(),
+        ["peer", target] => peer::run(target.parse()?),
+        ["programs"] => programs::list(),
+        ["programs", "off"] => programs::take_off(),
         ["follow", target] => follow::run(target.parse()?),
         ["cni", count, pods @ ..] => cni::run(count.parse()?, pods),
         _ => bail!("no such generator"),
