@@ -177,12 +177,12 @@ impl RuleBuilder {
 
     /// From the one port to the other.
     pub(crate) fn ports(self, from: u16, to: u16) -> Self {
-        let [both @ ..] = (u32::from(from) << 16 | u32::from(to)).to_be_bytes();
+        let both = (u32::from(from) << 16 | u32::from(to)).to_be_bytes();
         self.add(Expr::Payload { base: PayloadBase::Transport, offset: 0, len: 4, to: Reg(0) }).compare(CmpOp::Eq, both)
     }
 
     /// The part is all zeros.
-    pub(crate) fn is_zero(self, part: Part) -> Self {
+    pub(crate) fn zero(self, part: Part) -> Self {
         self.load(0, &[part]).compare(CmpOp::Eq, vec![0; usize::from(part.registers()) * 4])
     }
 

@@ -108,6 +108,8 @@ pub struct SyncReport<K> {
     pub removed: usize,
     /// Whether the kernel was read back.
     pub read_back: bool,
+    /// Number of objects that somebody else had changed, taken away or added under our mark since the kernel was last known.
+    pub foreign: usize,
     /// What failed in this sync.
     pub failed: Vec<Failure<K>>,
     /// Why the kernel could not be read back; nothing was written then.
@@ -116,7 +118,7 @@ pub struct SyncReport<K> {
 
 impl<K> Default for SyncReport<K> {
     fn default() -> Self {
-        SyncReport { written: 0, removed: 0, read_back: false, failed: Vec::new(), read_error: None }
+        SyncReport { written: 0, removed: 0, read_back: false, foreign: 0, failed: Vec::new(), read_error: None }
     }
 }
 
@@ -235,12 +237,15 @@ impl<D: Driver> Reconciler<D> {
         let mut read = how == SyncMode::Full || (self.doubtful && (self.backoff.is_empty() || retry_due));
         for _ in 0..MAX_ROUNDS {
             if read {
-                if let Err(error) = self.read_back() {
-                    tracing::warn!(%error, "cannot read back");
-                    report.read_error = Some(error.to_string());
-                    self.doubtful = true;
-                    self.unreadable = Some(Backoff::after(self.unreadable, now_ms));
-                    break;
+                match self.read_back() {
+                    Ok(foreign) => report.foreign += foreign,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot read back");
+                        report.read_error = Some(error.to_string());
+                        self.doubtful = true;
+                        self.unreadable = Some(Backoff::after(self.unreadable, now_ms));
+                        break;
+                    }
                 }
                 report.read_back = true;
             }
@@ -252,21 +257,24 @@ impl<D: Driver> Reconciler<D> {
         report
     }
 
-    /// Learns from the kernel which keys are dirty and which are left over.
-    fn read_back(&mut self) -> Result<(), ApplyError> {
+    /// Learns from the kernel which keys are dirty and which are left over; says how many of them were not, as far as was known.
+    fn read_back(&mut self) -> Result<usize, ApplyError> {
         let seen = self.driver.read_owned(&self.wanted)?;
-        self.dirty = self
+        let dirty: BTreeSet<D::Key> = self
             .wanted
             .iter()
             .filter(|(key, value)| !seen.get(*key).is_some_and(|found| D::same(found, value)))
             .map(|(key, _)| key.clone())
             .collect();
-        self.leftover = seen.into_keys().filter(|key| !self.wanted.contains_key(key)).collect();
+        let leftover: BTreeSet<D::Key> = seen.into_keys().filter(|key| !self.wanted.contains_key(key)).collect();
+        let foreign = dirty.difference(&self.dirty).count() + leftover.difference(&self.leftover).count();
+        let foreign = if self.doubtful { 0 } else { foreign };
+        (self.dirty, self.leftover) = (dirty, leftover);
         let (dirty, leftover) = (&self.dirty, &self.leftover);
         self.backoff.retain(|key, _| dirty.contains(key) || leftover.contains(key));
         self.doubtful = false;
         self.unreadable = None;
-        Ok(())
+        Ok(foreign)
     }
 
     /// Writes what is due; says whether more was disturbed than was written.

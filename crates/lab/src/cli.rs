@@ -126,6 +126,9 @@ pub enum LabCommand {
         verb: VerbArg,
         /// The node: n1, n2, ...
         node: String,
+        /// With start: the executable of another build of Bowline, to see an upgrade
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
     },
     /// Stop and start the Kubernetes API, to see what the cluster does without it
     Api {
@@ -282,13 +285,15 @@ fn dispatch(command: LabCommand) -> Result<u8> {
         LabCommand::NodeExec { named, node, command } => whom(Whom::Node { name: node }, named, command),
         LabCommand::Client { named, command } => whom(Whom::Client, named, command),
         LabCommand::Router { named, command } => whom(Whom::Router, named, command),
-        LabCommand::Agent { named, verb, node } => {
+        LabCommand::Agent { named, verb, node, program } => {
+            // The daemon is in another directory.
+            let program = program.map(std::path::absolute).transpose().context("the path of the program")?;
             let verb = match verb {
                 VerbArg::Start => Verb::Start,
                 VerbArg::Stop => Verb::Stop,
                 VerbArg::Kill => Verb::Kill,
             };
-            request(&place_of(&named)?, &Request::Agent { node, verb })
+            request(&place_of(&named)?, &Request::Agent { node, verb, program })
         }
         LabCommand::Api { named, verb } => {
             let verb = match verb {

@@ -24,6 +24,8 @@ pub(crate) enum Request {
         node: String,
         /// What to do.
         verb: Verb,
+        /// The executable that is started; the lab's own if none is given.
+        program: Option<PathBuf>,
     },
     /// What is not ready, and why.
     Pending,

@@ -9,24 +9,19 @@ use bowline_model::intent::services::{Endpoint, Frontend, FrontendAddress, Servi
 use bowline_model::{Dual, MacAddr, Protocol, ServiceName};
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::populate;
+
 /// First address of the service network, 10.43.0.0/16.
 const SERVICES: u32 = u32::from_be_bytes([10, 43, 0, 0]);
-/// First address of the pod networks of other nodes, 10.64.0.0/12.
-const FAR_PODS: u32 = u32::from_be_bytes([10, 64, 0, 0]);
-
-/// The `n`th address after `first`.
-fn after(first: u32, n: u32) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::from(first.saturating_add(n)))
-}
 
 /// The virtual address of service `n`; there are 65,000.
 pub(crate) fn vip(n: u32) -> IpAddr {
-    after(SERVICES, n + 1)
+    IpAddr::V4(Ipv4Addr::from(SERVICES.saturating_add(n + 1)))
 }
 
 /// Endpoint number `n` of all.
 pub(crate) fn endpoint(n: u32) -> Endpoint {
-    Endpoint { ip: after(FAR_PODS, n + 1), port: 8080 }
+    Endpoint { ip: populate::endpoint(n), port: 8080 }
 }
 
 /// The name of service `n`.

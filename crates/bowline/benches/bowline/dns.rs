@@ -13,7 +13,8 @@ use anyhow::{Context, Result, ensure};
 use bowline_lab::handle::{Lab, Options};
 
 use crate::dnsload::{question, slice, upstream, wait_for};
-use crate::memory::{self, Populate};
+use crate::memory;
+use crate::populate::Populate;
 use crate::report::{Row, Section, Target};
 use crate::stats::{Samples, ratios};
 use crate::{BOWLINE, Effort, machine, peers};
@@ -67,7 +68,7 @@ pub(crate) fn measure(effort: Effort) -> Result<Section> {
     let name = format!("bench-dns-{}", std::process::id());
     let lab = Lab::up(Options { binary: Some(BOWLINE.into()), ..Options::new(&name, "--nodes 1") })?;
     let run_dir = memory::run_dir(&name)?;
-    Populate::connect(&lab)?.services(0..SERVICES)?;
+    Populate::connect(&lab.kubeconfig()?)?.services(0..SERVICES, 2)?;
     memory::wait_applied(&run_dir, SERVICES)?;
     let scratch = tempfile::tempdir()?;
     let upstream = upstream()?;

@@ -14,6 +14,8 @@ mod machine;
 mod memory;
 mod paths;
 mod peers;
+#[path = "../../tests/common/populate.rs"]
+mod populate;
 mod report;
 mod services;
 mod sockets;

@@ -1,27 +1,18 @@
 //! The agent's memory on a lab's node: idle, and with thousands of services that it learnt from the lab's API.
 
 use std::io::Read;
-use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bowline_lab::handle::{Lab, Options};
-use futures::stream::{self, StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Namespace, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::PostParams;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::populate::Populate;
 use crate::report::{Growth, Row, Section, Target};
-use crate::{BOWLINE, Effort, cluster, machine};
+use crate::{BOWLINE, Effort, machine};
 
-const NAMESPACE: &str = "bench";
-/// Requests to the API at once.
-const AT_ONCE: usize = 16;
 /// How long the agent may take to settle after a change: it reads the kernel back once.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -36,10 +27,10 @@ pub(crate) fn measure(effort: Effort) -> Result<Section> {
         columns: Vec::new(),
         rows: ["resident, MB", "resident at most, MB", "CPU seconds since the start"].map(|what| (what.to_owned(), Vec::new())).into(),
     };
-    let populate = Populate::connect(&lab)?;
+    let populate = Populate::connect(&lab.kubeconfig()?)?;
     let mut before = 0;
     for services in [0, 1000, effort.pick(2000, 10_000)] {
-        populate.services(before..services)?;
+        populate.services(before..services, 2)?;
         wait_applied(&run_dir, services)?;
         std::thread::sleep(SETTLE);
         before = services;
@@ -92,63 +83,4 @@ pub(crate) fn wait_applied(run_dir: &Path, services: u32) -> Result<()> {
         ensure!(begun.elapsed() < Duration::from_secs(120), "{services} services are not in the kernel after 120 s: {status}");
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// What makes services through a lab's API.
-pub(crate) struct Populate {
-    runtime: tokio::runtime::Runtime,
-    client: Client,
-}
-
-impl Populate {
-    /// Connects, and makes the namespace.
-    pub(crate) fn connect(lab: &Lab) -> Result<Populate> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let path = lab.kubeconfig()?;
-        let client = runtime.block_on(async {
-            let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?;
-            let client = Client::try_from(config)?;
-            let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
-            Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
-            anyhow::Ok(client)
-        })?;
-        Ok(Populate { runtime, client })
-    }
-
-    /// Makes services of two endpoints each.
-    pub(crate) fn services(&self, numbers: Range<u32>) -> Result<()> {
-        let services: Api<Service> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
-        self.runtime.block_on(
-            stream::iter(numbers)
-                .map(|n| {
-                    let (services, slices) = (&services, &slices);
-                    async move {
-                        let (service, slice) = objects(n)?;
-                        services.create(&PostParams::default(), &service).await?;
-                        slices.create(&PostParams::default(), &slice).await?;
-                        anyhow::Ok(())
-                    }
-                })
-                .buffer_unordered(AT_ONCE)
-                .try_collect::<()>(),
-        )
-    }
-}
-
-/// Service `n` without selector, and its EndpointSlice.
-fn objects(n: u32) -> Result<(Service, EndpointSlice)> {
-    let name = format!("svc-{n}");
-    let service = json!({
-        "metadata": {"name": name},
-        "spec": {"ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]},
-    });
-    let address = |e: u32| json!({"addresses": [cluster::endpoint(2 * n + e).ip], "conditions": {"ready": true}});
-    let slice = json!({
-        "metadata": {"name": format!("{name}-a"), "labels": {"kubernetes.io/service-name": name}},
-        "addressType": "IPv4",
-        "endpoints": [address(0), address(1)],
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-    });
-    Ok((serde_json::from_value(service)?, serde_json::from_value(slice)?))
 }

@@ -62,6 +62,19 @@ pub(crate) struct Applied {
     pub(crate) last_written: usize,
     /// Objects written or removed since the start.
     pub(crate) written_total: u64,
+    /// How often others' changes of ours were undone.
+    pub(crate) repairs: Repairs,
+}
+
+/// How often something of ours that others had changed or taken away was put back, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Repairs {
+    /// In the packet filter.
+    pub(crate) rules: u64,
+    /// At sockets: programs, or elements of their maps.
+    pub(crate) sockets: u64,
+    /// Programs at links, or the pins of their maps.
+    pub(crate) links: u64,
 }
 
 impl Applied {
@@ -233,7 +246,7 @@ impl Applier {
         let before = self.now_us();
         let sockets = self.sockets.sync(SyncMode::Shadow, self.now_ms());
         let hooks = self.sync_hooks(SyncMode::Shadow);
-        let quiet = sockets.written + sockets.removed + hooks.written + hooks.removed == 0;
+        let quiet = sockets.written + sockets.removed + sockets.foreign + hooks.written + hooks.removed + hooks.foreign == 0;
         if !quiet || !sockets.is_clean() || !hooks.is_clean() {
             let (rules, routes) = (SyncReport::default(), SyncReport::default());
             let arp = SyncReport::default();
@@ -335,6 +348,9 @@ impl Applier {
         if written > 0 {
             tracing::debug!(revision = self.lowered.revision, written, elapsed_us = took, "kernel made equal");
         }
+        if rules.foreign > 0 {
+            tracing::warn!(objects = rules.foreign, "someone changed or removed rules of ours; they are put back");
+        }
         // What waits to be tried again has failed as well.
         let rules_failed = !rules.is_clean() || !self.nft.dirty().is_empty();
         let fabric_failed = routes.read_error.is_some() || self.net.dirty().iter().any(concerns_all);
@@ -357,6 +373,9 @@ impl Applier {
             applied.last_us = took;
             applied.last_written = written;
             applied.written_total += written as u64;
+            applied.repairs.rules += u64::from(rules.foreign > 0);
+            applied.repairs.sockets += u64::from(sockets.foreign > 0);
+            applied.repairs.links += u64::from(hooks.foreign > 0);
         });
     }
 

@@ -100,21 +100,27 @@ impl Fastpath {
         if failed(&NetKey::Sysctl(LIBERAL.into())) {
             return SyncReport::default();
         }
-        let mut how = how;
-        if now_ms >= self.look_at_ms {
+        let mut taken = 0;
+        if how == SyncMode::Full || now_ms >= self.look_at_ms {
             self.look_at_ms = now_ms + LOOK_EVERY_MS;
-            let whole = used.driver().is_whole();
+            taken = used.driver().robbed();
             match used.driver().keep_pins() {
-                Ok(gone) if gone || !whole => {
-                    tracing::warn!("someone took programs of ours off their links, or removed their maps' pins; they are put back");
-                    self.error = None;
-                    how = SyncMode::Full;
+                Ok(gone) => {
+                    taken += usize::from(gone);
+                    if taken > 0 {
+                        self.error = None;
+                    }
                 }
-                Ok(_) => {}
                 Err(error) => self.error = Some(error),
             }
         }
-        used.sync(how, now_ms)
+        let mut report = used.sync(if taken > 0 { SyncMode::Full } else { how }, now_ms);
+        // Beside what was taken a look finds links that are new: they are nobody's doing.
+        report.foreign = taken;
+        if taken > 0 {
+            tracing::warn!(taken, "someone took programs of ours off their links, or removed their maps' pins; they are put back");
+        }
+        report
     }
 
     /// Voids what the programs know: they learn it again from the stack.

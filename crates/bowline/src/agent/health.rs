@@ -64,6 +64,11 @@ pub(crate) fn metrics(teller: &Teller, page: &mut Page) {
     page.single("bowline_intent_revision", "gauge", "Revision of the intent that was compiled last.", status.revision);
     page.single("bowline_applied_revision", "gauge", "Revision of the intent that is in the kernel.", status.applied_revision);
     page.single("bowline_kernel_writes_total", "counter", "Kernel objects written or removed since the start.", status.written_total);
+    let repairs = teller.applied.borrow().repairs;
+    page.head("bowline_repairs_total", "counter", "Times that something of ours that others had changed or taken away was put back.");
+    for (of, count) in [("rules", repairs.rules), ("sockets", repairs.sockets), ("links", repairs.links)] {
+        page.sample("bowline_repairs_total", &[("of", of)], count);
+    }
     page.single("bowline_apply_last_seconds", "gauge", "Time of the last change from intent to kernel.", status.last_us as f64 / 1e6);
     if let Some(tally) = &teller.tally {
         fastpath::metrics(tally, page);

@@ -149,15 +149,17 @@ impl Sockets {
         if !self.wanted {
             return SyncReport::default();
         }
-        let mut how = how;
+        let (mut how, mut put_back) = (how, false);
         if now_ms >= self.look_at_ms {
-            self.look_at_ms = now_ms + if self.used.is_some() { LOOK_EVERY_MS } else { TRY_EVERY_MS };
+            let were_there = self.used.is_some();
+            self.look_at_ms = now_ms + if were_there { LOOK_EVERY_MS } else { TRY_EVERY_MS };
             if self.look() {
-                how = SyncMode::Full;
+                (how, put_back) = (SyncMode::Full, were_there);
             }
         }
         let Some(used) = &mut self.used else { return SyncReport::default() };
-        let report = used.maps.sync(how, now_ms);
+        let mut report = used.maps.sync(how, now_ms);
+        report.foreign += usize::from(put_back);
         if report.is_clean() && std::mem::take(&mut used.to_sweep) {
             // One that is rung already has not begun.
             let _ = used.sweep.try_send(());

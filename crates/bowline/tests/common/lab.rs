@@ -270,6 +270,17 @@ impl Lab {
         self.bowline(&["lab", "agent", verb, node], &[]).map(|_| ())
     }
 
+    /// Starts a node's agent from the executable of another build.
+    pub(crate) fn start_agent_of(&self, program: &Path, node: &str) -> Result<()> {
+        let program = program.display().to_string();
+        self.bowline(&["lab", "agent", "start", node, "--program", &program], &[]).map(|_| ())
+    }
+
+    /// The file for clients of its API.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
     /// Starts or stops the API.
     pub(crate) fn api(&self, verb: &str) -> Result<()> {
         self.bowline(&["lab", "api", verb], &[]).map(|_| ())

@@ -12,4 +12,6 @@ pub(crate) mod generator;
 pub(crate) mod lab;
 pub(crate) mod node;
 pub(crate) mod objects;
+pub(crate) mod populate;
 pub(crate) mod rows;
+pub(crate) mod twin;

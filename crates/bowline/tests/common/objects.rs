@@ -1,11 +1,12 @@
 //! Objects of the API as the checks need them: pods that run a generator, services, policies.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::lab::{Lab, eventually};
+use super::lab::{BOWLINE, Lab, eventually};
 
 /// The port on which `serve` answers, by TCP and UDP.
 pub(crate) const PORT: u16 = 7000;
@@ -122,13 +123,18 @@ impl Lab {
 
     /// Kills every agent, and starts it again after `pause`.
     pub(crate) fn kill_agents(&self, pause: Duration) -> Result<()> {
+        self.replace_agents(Path::new(BOWLINE), pause)
+    }
+
+    /// Kills every agent, and starts one of this executable in its place after `pause`.
+    pub(crate) fn replace_agents(&self, program: &Path, pause: Duration) -> Result<()> {
         for node in NODES {
             self.agent("kill", node)?;
         }
         // How long nobody is there is part of what is tried.
         std::thread::sleep(pause);
         for node in NODES {
-            self.agent("start", node)?;
+            self.start_agent_of(program, node)?;
         }
         Ok(())
     }

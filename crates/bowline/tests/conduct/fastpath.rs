@@ -1,22 +1,23 @@
 //! The fast path: packets between pods are carried past the stack, with and without an agent, and programs leave with their mode.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::foreign::shell;
+use super::foreign::{counted, repairs, shell};
 use super::sockets::switch;
 use crate::common::cluster::pods;
 use crate::common::generator::{Generator, all_answered, unbroken};
-use crate::common::lab::{Lab, eventually};
-use crate::common::objects::{PORT, idle, server};
+use crate::common::lab::{Lab, eventually, said};
+use crate::common::objects::{PORT, idle, myself, server};
 use crate::common::rows::Bench;
 
 /// Packets after which the few that the stack is shown do not count.
 const ENOUGH: u64 = 4000;
 
 /// A count of a node's agent.
-pub(crate) fn counted(lab: &Lab, node: &str, metric: &str) -> Result<u64> {
+pub(crate) fn count_of(lab: &Lab, node: &str, metric: &str) -> Result<u64> {
     let page = shell(lab, node, "curl -s --max-time 3 http://127.0.0.1:10249/metrics")?;
     let line = page.lines().find_map(|line| line.strip_prefix(metric).and_then(|rest| rest.strip_prefix(' ')));
     line.and_then(|number| number.trim().parse().ok()).with_context(|| format!("{node}: no {metric}"))
@@ -24,7 +25,7 @@ pub(crate) fn counted(lab: &Lab, node: &str, metric: &str) -> Result<u64> {
 
 /// Packets that a node's programs have carried since their maps were made.
 fn carried(lab: &Lab, node: &str) -> Result<u64> {
-    counted(lab, node, "bowline_fastpath_packets_total")
+    count_of(lab, node, "bowline_fastpath_packets_total")
 }
 
 /// Connections and datagrams live on when the fast path is taken from under them, and when it comes.
@@ -64,6 +65,60 @@ pub(crate) fn over_a_switch(bench: &Bench) -> Result<String> {
     let (requests, slowest) = unbroken(&streams.finish()?)?;
     lab.delete("pod", &["switch-near", "switch-far", "switch-client"])?;
     Ok(format!("4 switches: 0 of {sent} datagrams lost, 0 connections broke ({requests} requests, slowest {slowest} ms)"))
+}
+
+/// Within which what someone took off is back.
+const WITHIN: Duration = Duration::from_secs(2);
+
+/// Where a node has programs at links: what is put back may be another copy, with another number.
+fn at_links(lab: &Lab, node: &str) -> Result<Vec<String>> {
+    let output = lab.node(node, &[&myself()?, "--generator", "programs"])?;
+    let text = said(&output).with_context(|| format!("{node}: {}", String::from_utf8_lossy(&output.stderr)))?;
+    let all: Vec<String> = serde_json::from_str(&text)?;
+    let mut places = all.iter().filter_map(|line| Some(line.split_once(" at ")?.1.to_owned())).collect::<Vec<_>>();
+    places.sort();
+    Ok(places)
+}
+
+/// Someone takes all programs off their links, under traffic: nothing is lost, they are back, and carry again.
+pub(crate) fn put_back(bench: &Bench) -> Result<String> {
+    let lab = bench.lab()?;
+    lab.apply_objects(&[
+        server("robbed-near", "n1", "robbed")?,
+        server("robbed-far", "n2", "robbed")?,
+        idle("robbed-client", "n1", "robbed-client")?,
+    ])?;
+    lab.settled()?;
+    let mut words = vec!["datagrams".to_owned(), "robbed".to_owned(), "2000".to_owned()];
+    for server in pods(lab, "app=robbed")? {
+        for v6 in lab.families() {
+            words.push(SocketAddr::new(server.ip(v6)?, PORT).to_string());
+        }
+    }
+    let flows = Generator::in_pod(lab, "robbed-client", &words.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let before = at_links(lab, "n1")?;
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let count = repairs(lab, "n1", "links")?;
+        let taken = said(&lab.node("n1", &[&myself()?, "--generator", "programs", "off"])?).context("taking programs off")?;
+        let begun = Instant::now();
+        ensure!(taken.trim() == before.len().to_string(), "{taken} programs were taken off, of {}", before.len());
+        while at_links(lab, "n1")? != before {
+            ensure!(begun.elapsed() < 3 * WITHIN, "not back within {} s: {:?}", (3 * WITHIN).as_secs(), at_links(lab, "n1")?);
+        }
+        let took = begun.elapsed();
+        ensure!(took < WITHIN, "back only after {} ms", took.as_millis());
+        told.push(took.as_millis().to_string());
+        counted(lab, "n1", "links", count)?;
+        let there = carried(lab, "n1")?;
+        eventually(|| {
+            ensure!(carried(lab, "n1")? > there + 100, "nothing is carried since they are back");
+            Ok(())
+        })?;
+    }
+    let sent = all_answered(&flows.finish()?)?;
+    lab.delete("pod", &["robbed-near", "robbed-far", "robbed-client"])?;
+    Ok(format!("{} programs back after {} ms, 0 of {sent} datagrams lost", before.len(), told.join(", ")))
 }
 
 /// Datagrams and requests on connections, to a pod of the same node and to one of another.

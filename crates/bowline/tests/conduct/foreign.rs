@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::common::lab::{Lab, said};
+use crate::common::lab::{Lab, eventually, said};
 use crate::common::node::{self, Kernel};
 use crate::common::objects::{ingress_policy, server, service};
 use crate::common::rows::Bench;
@@ -44,7 +44,7 @@ fn populated(lab: &Lab) -> Result<()> {
 
 /// Two reads that agree: what the kernel does by itself to a new link is over.
 fn calm(lab: &Lab, node: &str) -> Result<Kernel> {
-    crate::common::lab::eventually(|| {
+    eventually(|| {
         let (one, two) = (node::read(lab, node)?, node::read(lab, node)?);
         node::same("still moving", &one.theirs, &two.theirs)?;
         Ok(two)
@@ -77,14 +77,31 @@ pub(crate) fn untouched(bench: &Bench) -> Result<String> {
     Ok(format!("{foreign} foreign tables, rules, routes and links as before through kill, stop, start and changes"))
 }
 
-/// Ways in which others take ours away.
-const THEFTS: &[(&str, &str)] = &[
-    ("table", "nft delete table inet bowline"),
-    ("ruleset", "nft list table inet bowline >/dev/null; nft flush ruleset; nft add table inet foreign2"),
-    ("chain", "nft flush chain inet bowline ingress"),
-    ("rules", "ip rule flush proto 118; ip -6 rule flush proto 118"),
-    ("routes", "ip route flush table all proto 118; ip -6 route flush table all proto 118"),
+/// Ways in which others take ours away, with what the agent counts them as.
+const THEFTS: &[(&str, &str, Option<&str>)] = &[
+    ("table", "nft delete table inet bowline", Some("rules")),
+    ("ruleset", "nft list table inet bowline >/dev/null; nft flush ruleset; nft add table inet foreign2", Some("rules")),
+    ("chain", "nft flush chain inet bowline ingress", Some("rules")),
+    // Routes also go with their links, so nobody counts them.
+    ("rules", "ip rule flush proto 118; ip -6 rule flush proto 118", None),
+    ("routes", "ip route flush table all proto 118; ip -6 route flush table all proto 118", None),
 ];
+
+/// How often a node's agent says that it has put something back.
+pub(crate) fn repairs(lab: &Lab, node: &str, of: &str) -> Result<u64> {
+    let page = shell(lab, node, "curl -s --max-time 3 http://127.0.0.1:10249/metrics")?;
+    let sample = format!("bowline_repairs_total{{of=\"{of}\"}} ");
+    let number = page.lines().find_map(|line| line.strip_prefix(&sample)?.trim().parse().ok());
+    number.with_context(|| format!("{node}: no {sample}"))
+}
+
+/// It has counted more than before.
+pub(crate) fn counted(lab: &Lab, node: &str, of: &str, before: u64) -> Result<()> {
+    eventually(|| {
+        ensure!(repairs(lab, node, of)? > before, "{node} has put back something of {of} and does not count it");
+        Ok(())
+    })
+}
 
 /// The promise.
 const WITHIN: Duration = Duration::from_secs(2);
@@ -94,7 +111,8 @@ pub(crate) fn repaired(bench: &Bench) -> Result<String> {
     populated(lab)?;
     let before = node::read(lab, "n1")?;
     let mut told = Vec::new();
-    for (what, script) in THEFTS {
+    for (what, script, of) in THEFTS {
+        let count = of.map(|of| repairs(lab, "n1", of)).transpose()?;
         // Each of them fails if there is nothing to take away. It may be back before it can be looked at.
         shell(lab, "n1", &format!("set -e; {script}"))?;
         let begun = Instant::now();
@@ -106,6 +124,9 @@ pub(crate) fn repaired(bench: &Bench) -> Result<String> {
         let took = begun.elapsed();
         ensure!(took < WITHIN, "{what}: repaired only after {} ms", took.as_millis());
         told.push(format!("{what} {} ms", took.as_millis()));
+        if let (Some(of), Some(before)) = (of, count) {
+            counted(lab, "n1", of, before)?;
+        }
     }
     Ok(told.join(", "))
 }

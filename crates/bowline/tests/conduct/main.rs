@@ -54,6 +54,8 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "cut-ebpf", title: "a policy cuts what it no longer allows", check: cut::by_policy },
     Row { name: "absence-ebpf", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
     Row { name: "detached", title: "hooks that someone detaches are put back", check: sockets::put_back },
+    Row { name: "robbed", title: "programs taken off links are put back", check: fastpath::put_back },
+    Row { name: "repairs-ebpf", title: "what others take away is put back", check: foreign::repaired },
     Row { name: "restart", title: "a restart keeps hooks and maps", check: sockets::over_a_restart },
     Row { name: "mode", title: "another mode leaves nothing of this one", check: sockets::other_mode },
     Row { name: "uninstall-ebpf", title: "uninstall leaves nothing, and proves it", check: uninstall::leaves_nothing },

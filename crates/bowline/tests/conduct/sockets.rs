@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::foreign::shell;
+use super::foreign::{counted, repairs, shell};
 use crate::common::cluster::{cluster_ip, pods};
+use crate::common::generator::Generator;
 use crate::common::lab::{Lab, eventually, field, said};
 use crate::common::objects::{PORT, idle, myself, server, service};
 use crate::common::rows::Bench;
@@ -156,25 +157,38 @@ fn attached(lab: &Lab, node: &str) -> Result<Vec<String>> {
     Ok(shell(lab, node, &format!("ls -1i {HOME}/links-*/ 2>/dev/null; true"))?.lines().map(str::to_owned).collect())
 }
 
-/// Someone removes the pins, which detaches the programs and forgets the maps.
+/// Someone removes pins, which detaches the programs or would hide the maps from the next agent.
 pub(crate) fn put_back(bench: &Bench) -> Result<String> {
     let lab = bench.lab()?;
     populated(lab)?;
     let mut told = Vec::new();
+    let mut peers = Vec::new();
+    for v6 in lab.families() {
+        let service = std::net::SocketAddr::new(cluster_ip(lab, "sock-web", "default", v6)?, 80).to_string();
+        peers.push((Generator::in_pod(lab, "sock-client", &["peer", &service])?, service));
+    }
+    let pinned = pins(lab, "n1")?;
     for (what, script) in [
         ("hooks", format!("rm -r {HOME}/links-*")),
         ("one hook", format!("rm {HOME}/links-*/connect4")),
+        ("maps", format!("rm -r {HOME}/maps-*")),
         ("everything", format!("rm -r {HOME}")),
     ] {
+        let before = repairs(lab, "n1", "sockets")?;
         shell(lab, "n1", &script)?;
         let begun = Instant::now();
-        while attached(lab, "n1")?.len() != HOOKS {
+        while pins(lab, "n1")? != pinned {
             ensure!(begun.elapsed() < 3 * WITHIN, "{what}: not back within {} s", (3 * WITHIN).as_secs());
         }
         let took = begun.elapsed();
         ensure!(took < WITHIN, "{what}: back only after {} ms", took.as_millis());
         told.push(format!("{what} {} ms", took.as_millis()));
         lab.settled()?;
+        counted(lab, "n1", "sockets", before)?;
+        for (peer, service) in &mut peers {
+            let called = peer.ask("?")?;
+            ensure!(called == json!(service), "{what}: a connection to {service} says that it is one to {called}");
+        }
         for v6 in lab.families() {
             let address = cluster_ip(lab, "sock-web", "default", v6)?;
             // The maps may be filled a moment after the hooks are there; until then the rules serve.
@@ -188,6 +202,12 @@ pub(crate) fn put_back(bench: &Bench) -> Result<String> {
         }
     }
     Ok(told.join(", "))
+}
+
+/// Everything that is pinned, by its path.
+fn pins(lab: &Lab, node: &str) -> Result<Vec<String>> {
+    let found: Vec<String> = shell(lab, node, &format!("find {HOME} -type f 2>/dev/null | sort"))?.lines().map(str::to_owned).collect();
+    Ok(found)
 }
 
 /// The agent's end and its next start change nothing, and meanwhile sockets are translated.

@@ -11,6 +11,7 @@ mod common;
 mod labs;
 mod plugin;
 mod restarts;
+mod upgrades;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,14 @@ const GROUPS: &[Group] = &[
             Row { name: "quiet-ebpf", title: "a restart writes nothing", check: restarts::write_nothing },
             Row { name: "new-pods-ebpf", title: "new pods are closed from the first packet", check: closed::new_pods },
         ],
+    },
+    Group {
+        setup: Some(|| Setup::new("vxlan").dual()),
+        rows: &[Row { name: "upgrades", title: "agents replaced in a large cluster", check: upgrades::at_scale }],
+    },
+    Group {
+        setup: Some(|| Setup::new("vxlan").dual().ebpf()),
+        rows: &[Row { name: "upgrades-ebpf", title: "agents replaced in a large cluster", check: upgrades::at_scale }],
     },
     Group {
         setup: None,

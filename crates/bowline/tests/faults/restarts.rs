@@ -16,7 +16,7 @@ use crate::common::rows::Bench;
 const NODE_PORT: u16 = 30_700;
 
 /// Two servers behind a service with a node port, under a policy that lets the clients in.
-fn stage(lab: &Lab) -> Result<()> {
+pub(crate) fn stage(lab: &Lab) -> Result<()> {
     let pods = [
         server("kept-s2", "n2", "kept")?,
         server("kept-s3", "n3", "kept")?,
@@ -38,7 +38,7 @@ fn stage(lab: &Lab) -> Result<()> {
 }
 
 /// Pod, service and node port, in each family: where a client on n1 connects to.
-fn targets(lab: &Lab) -> Result<Vec<String>> {
+pub(crate) fn targets(lab: &Lab) -> Result<Vec<String>> {
     let (servers, nodes) = (cluster::pods(lab, "app=kept")?, cluster::nodes(lab)?);
     let mut all = Vec::new();
     for v6 in lab.families() {
@@ -54,15 +54,20 @@ fn targets(lab: &Lab) -> Result<Vec<String>> {
     Ok(all)
 }
 
+/// Where datagrams go: the server on n3 itself, and the service.
+pub(crate) fn far_server(lab: &Lab) -> Result<[String; 2]> {
+    let server = cluster::pods(lab, "app=kept")?.into_iter().find(|pod| pod.node == "n3").context("no server on n3")?;
+    let service = cluster::cluster_ip(lab, "kept", "default", true)?;
+    Ok([at(&server, false)?, std::net::SocketAddr::new(service, PORT).to_string()])
+}
+
 pub(crate) fn under_traffic(bench: &Bench) -> Result<String> {
     let lab = bench.lab()?;
     stage(lab)?;
     let targets = targets(lab)?;
     let words: Vec<&str> = ["stream", "25"].into_iter().chain(targets.iter().map(String::as_str)).collect();
     let streams = [Generator::in_pod(lab, "kept-c1", &words)?, Generator::in_pod(lab, "kept-c2", &words)?];
-    let server = cluster::pods(lab, "app=kept")?.into_iter().find(|pod| pod.node == "n3").map(|pod| pod.ip(false)).transpose()?;
-    let direct = server.map(|ip| format!("{ip}:{PORT}")).unwrap_or_default();
-    let by_service = std::net::SocketAddr::new(cluster::cluster_ip(lab, "kept", "default", true)?, PORT).to_string();
+    let [direct, by_service] = far_server(lab)?;
     let datagrams = Generator::in_pod(lab, "kept-c1", &["datagrams", "kept", "1000", &direct, &by_service])?;
 
     let kills = bench.figure(5, 100);

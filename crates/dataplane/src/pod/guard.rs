@@ -9,7 +9,6 @@
 //! CVE-2020-10749.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use bowline_model::intent::pods::PodIntent;
 use bowline_model::{Family, Protocol};
@@ -107,7 +106,7 @@ pub(super) fn pod(pod: &PodIntent, objects: &mut Objects) {
     objects.member("src_mac", station().build());
     for (family, ip) in pod.ips.iter() {
         objects.member(named("src", family), station().ip(*ip).build());
-        if let IpAddr::V4(_) = ip {
+        if ip.is_ipv4() {
             objects.arp_member("src4", station().ip(*ip).build());
         }
     }
@@ -144,7 +143,7 @@ fn stations(objects: &mut Objects) {
     // A search for duplicates of its own address, a report of multicast groups, a request of DHCP, by a pod that is just being made as well:
     // nobody is there who would answer, policies have no word on them, and they claim nothing, so they end here and are no reason.
     for family in Family::BOTH {
-        pod.push(rule().family(family).is_zero(Saddr(family)).drop().saying("a pod without an address"));
+        pod.push(rule().family(family).zero(Saddr(family)).drop().saying("a pod without an address"));
     }
     pod.push(dropped(rule().not_in_set(&"src_mac".into(), &[IifName, EtherSaddr]), Reason::SourceMac));
     pod.push(dropped(rule(), Reason::SourceAddress));
@@ -165,7 +164,7 @@ fn kinds(objects: &mut Objects) {
         of(Family::V6, REDIRECT6, Reason::Redirect),
         dropped(not_own(v6(ADVERTISEMENT6)), Reason::Neighbour),
         // Without a source, a solicitation asks whether anybody has the address that it is about to take.
-        dropped(not_own(v6(SOLICITATION6).is_zero(Saddr(Family::V6))), Reason::Neighbour),
+        dropped(not_own(v6(SOLICITATION6).zero(Saddr(Family::V6))), Reason::Neighbour),
     ];
     objects.chain("guard_kinds", kinds);
     let answers = |family, from, to| dropped(rule().family(family).ports(from, to), Reason::DhcpAnswer);
@@ -180,7 +179,7 @@ fn arp(objects: &mut Objects) {
         by_link.in_set(&"src4".into(), &[IifName, ArpSenderMac, address]).accept()
     };
     let pods = || rule().iif(POD_LINKS);
-    objects.arp_base(ARP_CHAIN, vec![own(pods(), ArpSender), own(pods().is_zero(ArpSender), ArpTarget), dropped(pods(), Reason::Arp)]);
+    objects.arp_base(ARP_CHAIN, vec![own(pods(), ArpSender), own(pods().zero(ArpSender), ArpTarget), dropped(pods(), Reason::Arp)]);
 }
 
 fn dropped(packets: RuleBuilder, reason: Reason) -> Rule {

@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use aya::maps::MapData;
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use bowline_bpf::abi::{self, Count};
@@ -19,7 +18,7 @@ use bowline_model::Delta;
 use super::attach::How;
 use super::epoch::{Connections, Epoch, Which};
 use super::hooks::{self, BpfError};
-use super::maps::Table;
+use super::maps::{Pins, Table};
 use crate::netlink::{LinkInfo, Netlink};
 use crate::reconcile::{ApplyError, Driver, Failure, Report};
 use crate::sys::tcx::{self, Hook};
@@ -112,8 +111,7 @@ pub struct HookDriver {
     netlink: Netlink,
     programs: Vec<Loaded>,
     mtus: Table,
-    /// The maps by the places of their pins.
-    pins: Vec<(PathBuf, MapData)>,
+    pins: Pins,
     /// What was there when it was last looked, to see at little cost whether it is there still.
     known: BTreeMap<HookKey, Found>,
 }
@@ -166,7 +164,7 @@ impl Fastpath {
             .load(bowline_bpf::fastpath())
             .map_err(|error| failed(hooks::chain(&error)))?;
         let programs = Role::ALL.into_iter().map(|role| load(&mut object, role)).collect::<Result<Vec<_>, _>>()?;
-        let pins = MAPS.into_iter().map(|name| pin(&maps, name)).collect::<Result<Vec<_>, _>>()?;
+        let pins = Pins::open(&maps, &MAPS)?;
         epoch.hold(&maps)?;
         let processors = aya::util::nr_cpus().map_err(|(what, error)| failed(format!("{what}: {error}")))?;
         Ok(Fastpath {
@@ -216,12 +214,6 @@ fn hand_over_to_the_stack(found: &Everywhere) {
         Ok(Err(error)) => tracing::warn!(%error, "connections cannot be handed over to the stack"),
         Err(error) => tracing::warn!(%error, "connections cannot be handed over to the stack"),
     }
-}
-
-fn pin(directory: &Path, name: &str) -> Result<(PathBuf, MapData), BpfError> {
-    let path = directory.join(name);
-    let map = MapData::from_pin(&path).map_err(|error| BpfError::Load { reason: format!("map {name}: {}", hooks::chain(&error)) })?;
-    Ok((path, map))
 }
 
 fn load(object: &mut Ebpf, role: Role) -> Result<Loaded, BpfError> {
@@ -298,29 +290,30 @@ fn fill(table: &Table) -> io::Result<(usize, u32)> {
 }
 
 impl HookDriver {
-    /// Whether everything is where it was when it was last looked. Costs two calls a link.
-    pub fn is_whole(&mut self) -> bool {
+    /// How many links that are still there lack a program that was there when it was last looked. Costs two calls a link.
+    pub fn robbed(&mut self) -> usize {
         let HookDriver { how, netlink, known, .. } = self;
-        known.values().all(|found| {
-            let mut same = |hook, wanted: &[Ours]| {
-                how.attached(netlink, found.index, hook).is_ok_and(|ids| wanted.iter().all(|ours| ids.contains(&ours.id)))
+        let lacks = |found: &&Found| {
+            let mut lacks = |hook, wanted: &[Ours]| {
+                how.attached(netlink, found.index, hook).is_ok_and(|ids| wanted.iter().any(|ours| !ids.contains(&ours.id)))
             };
-            same(Hook::Ingress, &found.ingress) && same(Hook::Egress, &found.egress)
-        })
+            lacks(Hook::Ingress, &found.ingress) || lacks(Hook::Egress, &found.egress)
+        };
+        let lacking: Vec<u32> = known.values().filter(lacks).map(|found| found.index).collect();
+        if lacking.is_empty() {
+            return 0;
+        }
+        // A link that went has taken its programs with it.
+        let links = netlink.links().unwrap_or_default();
+        links.iter().filter(|link| lacking.contains(&link.index)).count()
     }
 
-    /// Pins again the maps whose pins someone removed: the programs have them all the while, but the next agent would not. Says whether any was.
+    /// Pins again the maps whose pins someone removed. Says whether any was.
     ///
     /// # Errors
     /// When the BPF file system does not take one.
     pub fn keep_pins(&self) -> Result<bool, BpfError> {
-        let mut gone = false;
-        for (path, map) in self.pins.iter().filter(|(path, _)| path.symlink_metadata().is_err()) {
-            gone = true;
-            path.parent().map_or(Ok(()), |directory| fs::create_dir_all(directory).map_err(hooks::at(directory)))?;
-            map.pin(path).map_err(|error| BpfError::File { path: path.clone(), source: io::Error::other(error) })?;
-        }
-        Ok(gone)
+        self.pins.keep()
     }
 
     /// Programs of ours at one hook of a link.

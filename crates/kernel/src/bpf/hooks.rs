@@ -12,7 +12,7 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::maps::SocketDriver;
+use super::maps::{Pins, SocketDriver};
 use super::stale::Sweeper;
 use crate::mounts;
 use crate::sys::bpf as sys;
@@ -111,9 +111,19 @@ impl Place {
     }
 }
 
+/// The maps, each by the name of its pin.
+const MAPS: [&str; 5] = ["frontends", "endpoints", "live", "peers", "flows"];
+
 /// The programs at their hooks.
 #[derive(Debug)]
 pub struct Hooks {
+    place: Attaching,
+    pins: Pins,
+}
+
+/// Where the programs are attached, and where that is written down.
+#[derive(Debug)]
+struct Attaching {
     cgroup: PathBuf,
     maps: PathBuf,
     links: PathBuf,
@@ -133,10 +143,11 @@ impl Hooks {
         hash.update(bowline_bpf::sockets());
         hash.update(node_netns.to_be_bytes());
         let hash = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
-        let hooks =
-            Hooks { cgroup: place.cgroup.clone(), maps: home.join(maps_name()), links: home.join(format!("links-{hash}")), node_netns };
-        hooks.attach()?;
-        Ok(hooks)
+        let (maps, links) = (home.join(maps_name()), home.join(format!("links-{hash}")));
+        let place = Attaching { cgroup: place.cgroup.clone(), maps, links, node_netns };
+        place.attach()?;
+        let pins = Pins::open(&place.maps, &MAPS)?;
+        Ok(Hooks { place, pins })
     }
 
     /// The driver of the maps that the programs look into.
@@ -144,7 +155,7 @@ impl Hooks {
     /// # Errors
     /// If a map's pin is gone.
     pub fn driver(&self) -> Result<SocketDriver, BpfError> {
-        SocketDriver::open(&self.maps)
+        SocketDriver::open(&self.place.maps)
     }
 
     /// What finds the sockets whose endpoint is gone.
@@ -152,23 +163,20 @@ impl Hooks {
     /// # Errors
     /// If a map's pin is gone.
     pub fn sweeper(&self) -> Result<Sweeper, BpfError> {
-        Sweeper::open(&self.maps)
+        Sweeper::open(&self.place.maps)
     }
 
-    /// Whether every program is where it belongs.
-    pub fn are_attached(&self) -> bool {
-        bowline_bpf::SOCKET_HOOKS.iter().all(|hook| sys::cgroup_link_is_attached(&self.links.join(hook)).unwrap_or(false))
-    }
-
-    /// Attaches what is missing; says whether anything was.
+    /// Pins the maps again if someone removed their pins, and attaches what is missing; says whether anything was. So programs that are attached
+    /// anew know what those before them knew.
     ///
     /// # Errors
     /// As [`Hooks::open_at`].
     pub fn repair(&self) -> Result<bool, BpfError> {
-        if self.are_attached() {
-            return Ok(false);
+        let unpinned = self.pins.keep()?;
+        if self.place.are_attached() {
+            return Ok(unpinned);
         }
-        self.attach()?;
+        self.place.attach()?;
         Ok(true)
     }
 
@@ -177,10 +185,10 @@ impl Hooks {
     /// # Errors
     /// When the directory cannot be read or a pin not be removed.
     pub fn retire_others(&self) -> Result<(), BpfError> {
-        let Some(home) = self.links.parent() else { return Ok(()) };
+        let Some(home) = self.place.links.parent() else { return Ok(()) };
         for entry in fs::read_dir(home).map_err(at(home))? {
             let path = entry.map_err(at(home))?.path();
-            if path != self.links && path != self.maps {
+            if path != self.place.links && path != self.place.maps {
                 fs::remove_dir_all(&path).map_err(at(&path))?;
             }
         }
@@ -203,6 +211,13 @@ impl Hooks {
     /// When the mounts cannot be read.
     pub fn home() -> Result<Option<PathBuf>, BpfError> {
         Ok(first("bpf")?.map(|mount| mount.join(DIRECTORY)).filter(|home| home.symlink_metadata().is_ok()))
+    }
+}
+
+impl Attaching {
+    /// Whether every program is where it belongs.
+    fn are_attached(&self) -> bool {
+        bowline_bpf::SOCKET_HOOKS.iter().all(|hook| sys::cgroup_link_is_attached(&self.links.join(hook)).unwrap_or(false))
     }
 
     fn attach(&self) -> Result<(), BpfError> {

@@ -1,8 +1,9 @@
 //! The driver of the maps: elements in batches.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 use bowline_bpf::abi;
@@ -10,7 +11,7 @@ use bowline_dataplane::objects::sockets::{SocketKey, SocketValue};
 use bowline_model::Delta;
 use std::os::fd::AsFd;
 
-use super::hooks::BpfError;
+use super::hooks::{self, BpfError};
 use crate::reconcile::{ApplyError, Driver, Failure, Report};
 use crate::sys::bpf::Elements;
 
@@ -45,6 +46,34 @@ impl Table {
 
     pub(super) fn elements(&self) -> Elements<'_> {
         Elements { map: self.map.fd().as_fd(), key_bytes: self.key_bytes, value_bytes: self.value_bytes }
+    }
+}
+
+/// Maps with the places of their pins: who holds them can pin them again, so that the next agent finds what they know.
+#[derive(Debug)]
+pub(super) struct Pins(Vec<(PathBuf, MapData)>);
+
+impl Pins {
+    /// Opens maps by their pins.
+    pub(super) fn open(directory: &Path, names: &[&str]) -> Result<Pins, BpfError> {
+        let open = |name: &&str| {
+            let path = directory.join(name);
+            let map =
+                MapData::from_pin(&path).map_err(|error| BpfError::Load { reason: format!("map {name}: {}", hooks::chain(&error)) })?;
+            Ok((path, map))
+        };
+        names.iter().map(open).collect::<Result<Vec<_>, BpfError>>().map(Pins)
+    }
+
+    /// Pins again those whose pins someone removed: the programs have them all the while, but the next agent would not. Says whether any was.
+    pub(super) fn keep(&self) -> Result<bool, BpfError> {
+        let mut gone = false;
+        for (path, map) in self.0.iter().filter(|(path, _)| path.symlink_metadata().is_err()) {
+            gone = true;
+            path.parent().map_or(Ok(()), |directory| fs::create_dir_all(directory).map_err(hooks::at(directory)))?;
+            map.pin(path).map_err(|error| BpfError::File { path: path.clone(), source: io::Error::other(error) })?;
+        }
+        Ok(gone)
     }
 }
 

@@ -7,7 +7,7 @@ use bowline_model::Delta;
 use proptest::prelude::*;
 
 use super::FakeKernel;
-use crate::reconcile::{Reconciler, SyncMode};
+use crate::reconcile::{Driver, Reconciler, SyncMode};
 
 type Kernel = FakeKernel<u8, u8>;
 
@@ -52,6 +52,29 @@ fn the_shadow_serves_until_something_fails() {
     let report = reconciler.sync(SyncMode::Shadow, due);
     assert_eq!((report.read_back, report.written), (true, 1));
     assert_eq!(reconciler.next_retry_ms(), None);
+}
+
+#[test]
+fn what_others_change_is_counted_and_what_failed_or_was_found_at_the_start_is_not() {
+    let kernel = Kernel::new();
+    let theirs = |set: &[(u8, u8)], remove: &[u8]| {
+        let mut hand = kernel.clone();
+        hand.apply(&Delta { set: map(set), remove: remove.iter().copied().collect() });
+    };
+    theirs(&[(1, 9), (7, 7)], &[]);
+    let mut reconciler = over(&kernel, &map(&[(1, 1), (2, 2), (3, 3)]));
+    reconciler.allow_removal();
+    assert_eq!(reconciler.sync(SyncMode::Full, 0).foreign, 0, "what was there at the start");
+    assert_eq!(reconciler.sync(SyncMode::Full, 0).foreign, 0, "nothing");
+    theirs(&[(2, 9), (8, 8)], &[1]);
+    let report = reconciler.sync(SyncMode::Full, 0);
+    assert_eq!((report.foreign, report.written, report.removed), (3, 2, 1));
+    kernel.fail(4, 1);
+    reconciler.want(Delta { set: map(&[(4, 4)]), remove: BTreeSet::new() });
+    assert_eq!(reconciler.sync(SyncMode::Full, 0).foreign, 0, "our own change");
+    let due = reconciler.next_retry_ms().unwrap();
+    assert_eq!(reconciler.sync(SyncMode::Full, due).foreign, 0, "our own failure");
+    assert_eq!(kernel.objects(), map(&[(1, 1), (2, 2), (3, 3), (4, 4)]));
 }
 
 #[test]

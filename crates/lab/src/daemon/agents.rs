@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,13 +65,14 @@ fn settings(lab: &Lab, node: &Node) -> String {
     )
 }
 
-/// Starts a node's agent if it does not run.
-pub(crate) async fn start(lab: &Arc<Lab>, node: &Node) -> Result<String> {
+/// Starts a node's agent if it does not run: this very build, or the executable that is given.
+pub(crate) async fn start(lab: &Arc<Lab>, node: &Node, program: Option<PathBuf>) -> Result<String> {
     let mut agent = node.agent.lock().await;
     if agent.is_running()? {
         return Ok(format!("the agent of {} runs already", node.name()));
     }
-    let argv = [SELF, "agent", "--config", "/etc/bowline/agent.yaml"].map(str::to_owned).to_vec();
+    let program = program.map_or_else(|| SELF.to_owned(), |path| path.display().to_string());
+    let argv = [program.as_str(), "agent", "--config", "/etc/bowline/agent.yaml"].map(str::to_owned).to_vec();
     let log = log_file(&lab.place.logs().join(format!("{}-agent.log", node.name())))?;
     let mut command = tokio::process::Command::from(node.enter(argv).command()?);
     let child = command.stdout(log.try_clone()?).stderr(log).spawn().context("start the agent")?;
@@ -80,10 +82,10 @@ pub(crate) async fn start(lab: &Arc<Lab>, node: &Node) -> Result<String> {
 }
 
 /// Does to a node's agent what was asked.
-pub(crate) async fn conduct(lab: &Arc<Lab>, node: &str, verb: Verb) -> Result<String> {
+pub(crate) async fn conduct(lab: &Arc<Lab>, node: &str, verb: Verb, program: Option<PathBuf>) -> Result<String> {
     let node = lab.node(node)?;
     match verb {
-        Verb::Start => start(lab, node).await,
+        Verb::Start => start(lab, node, program).await,
         Verb::Stop => node.agent.lock().await.end(node, Signal::TERM).await,
         Verb::Kill => node.agent.lock().await.end(node, Signal::KILL).await,
     }

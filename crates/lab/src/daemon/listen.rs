@@ -68,7 +68,7 @@ async fn respond(lab: &Arc<Lab>, api: Option<&Api>, request: Request) -> Result<
     let bare = || format!("lab {} has bare machines: it was made with --bare", lab.options.name);
     Ok(match (request, api) {
         (Request::Find { whom }, _) => Reply::Found(lab.find(&whom)?),
-        (Request::Agent { node, verb }, Some(_)) => Reply::Done { text: agents::conduct(lab, &node, verb).await? },
+        (Request::Agent { node, verb, program }, Some(_)) => Reply::Done { text: agents::conduct(lab, &node, verb, program).await? },
         (Request::Pending, Some(api)) => Reply::Done { text: api.pending(lab).await },
         (Request::Api { verb: Verb::Start }, Some(api)) => Reply::Done { text: api.open_doors(None).await?.to_owned() },
         (Request::Api { verb: Verb::Stop | Verb::Kill }, Some(api)) => Reply::Done { text: api.close_doors().await.to_owned() },

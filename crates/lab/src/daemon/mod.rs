@@ -136,7 +136,7 @@ async fn bring_up(options: Options, report: &mut Report) -> Result<Arc<Lab>> {
     }
     agents::write_files(&lab, &api)?;
     for node in &lab.nodes {
-        agents::start(&lab, node).await?;
+        agents::start(&lab, node, None).await?;
     }
     api.wait_for_nodes(&lab).await?;
     report.done(format!("{0}/{0}", lab.nodes.len()), "pods")?;

@@ -10,13 +10,16 @@ mod dial;
 mod follow;
 mod frames;
 mod letters;
+mod peer;
 mod probe;
+mod programs;
 mod serve;
 mod stream;
 
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -53,12 +56,18 @@ fn run(words: &[String]) -> Result<()> {
         ["listen", address] => ask::listen(address.parse()?),
         ["serve", name] => serve::run(name),
         ["counts"] => serve::ask(),
-        ["stream", connections, targets @ ..] => stream::run(connections.parse()?, &addresses(targets)?),
+        ["stream", connections, targets @ ..] => stream::run(connections.parse()?, stream::PAUSE, &addresses(targets)?),
+        ["streams", connections, pause_ms, targets @ ..] => {
+            stream::run(connections.parse()?, Duration::from_millis(pause_ms.parse()?), &addresses(targets)?)
+        }
         ["datagrams", tag, pause_us, targets @ ..] => datagrams::run(tag, pause_us.parse()?, &addresses(targets)?),
         ["flood", tag, targets @ ..] => datagrams::flood(tag, &addresses(targets)?),
         ["letters", tag, count, target] => letters::run(tag, count.parse()?, target.parse()?),
         ["probe", targets @ ..] => probe::run(&addresses(targets)?),
         ["dial", targets @ ..] => dial::run(&addresses(targets)?),
+        ["peer", target] => peer::run(target.parse()?),
+        ["programs"] => programs::list(),
+        ["programs", "off"] => programs::take_off(),
         ["follow", target] => follow::run(target.parse()?),
         ["frames"] => frames::send(),
         ["tap"] => frames::tap(),

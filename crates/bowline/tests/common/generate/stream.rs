@@ -1,4 +1,4 @@
-//! Long-lived TCP connections with a request every 50 ms on each; none is ever made anew, so that the first break is seen.
+//! Long-lived TCP connections with a request on each every 50 ms, or as often as is said; none is ever made anew, so that the first break is seen.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::{ECHO, MESSAGE_BYTES};
 
-/// Time between two requests on a connection.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Time between two requests on a connection where nothing else is said.
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 /// No answer within this is a break: a lost packet is long repeated by then.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,14 +35,14 @@ impl Seen {
     }
 }
 
-pub(super) fn run(connections: usize, targets: &[SocketAddr]) -> Result<()> {
+pub(super) fn run(connections: usize, pause: Duration, targets: &[SocketAddr]) -> Result<()> {
     let seen = Arc::new(Seen::default());
     let mut threads = Vec::new();
     for target in targets.iter().cycle().take(connections).copied() {
         let stream = connect(target)?;
         let seen = seen.clone();
         threads.push(std::thread::spawn(move || {
-            if let Err(error) = talk(stream, &seen) {
+            if let Err(error) = talk(stream, pause, &seen) {
                 seen.broken.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{target}: {error:#}"));
             }
         }));
@@ -67,7 +67,7 @@ pub(super) fn connect(target: SocketAddr) -> Result<TcpStream> {
     }
 }
 
-fn talk(mut stream: TcpStream, seen: &Seen) -> Result<()> {
+fn talk(mut stream: TcpStream, pause: Duration, seen: &Seen) -> Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&[ECHO])?;
@@ -82,7 +82,7 @@ fn talk(mut stream: TcpStream, seen: &Seen) -> Result<()> {
         let took = u64::try_from(before.elapsed().as_millis()).unwrap_or(u64::MAX);
         seen.slowest_ms.fetch_max(took, Ordering::Relaxed);
         seen.requests.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
     Ok(())
 }

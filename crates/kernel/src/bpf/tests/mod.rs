@@ -371,13 +371,13 @@ fn programs_are_put_back_replaced_and_taken_off() {
         links.allow_removal();
         let report = node.run(|| links.sync(SyncMode::Full, 0)).unwrap();
         assert_eq!((report.written, report.removed), (0, 0), "an agent of the same build finds all as it should be: {report:?}");
-        assert!(node.run(|| links.driver().is_whole()).unwrap());
+        assert_eq!(node.run(|| links.driver().robbed()).unwrap(), 0);
 
         let how = node.run(|| How::of_kernel(index).unwrap()).unwrap();
         let at = |hook| node.run(|| how.attached(&mut Netlink::open().unwrap(), index, hook).unwrap()).unwrap();
         let id = at(Hook::Ingress)[0];
         node.run(|| how.detach(&mut Netlink::open().unwrap(), id, index, Hook::Ingress).unwrap()).unwrap();
-        assert!(!node.run(|| links.driver().is_whole()).unwrap());
+        assert_eq!(node.run(|| links.driver().robbed()).unwrap(), 1);
         let report = node.run(|| links.sync(SyncMode::Full, 1)).unwrap();
         assert_eq!((report.written, at(Hook::Ingress).len()), (1, 1), "{report:?}");
 

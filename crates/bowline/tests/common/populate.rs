@@ -1,0 +1,85 @@
+//! Services in bulk, made through an API as fast as it takes them: for checks and benches of large clusters.
+//!
+//! Services without selectors, of one port, and an EndpointSlice for each; the endpoints are addresses of pod networks that no node has.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::Result;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::PostParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde_json::json;
+
+/// The namespace of the services.
+pub(crate) const NAMESPACE: &str = "bench";
+
+/// Requests to the API at once.
+const AT_ONCE: usize = 16;
+
+/// First address of the pod networks of other nodes, 10.64.0.0/12.
+const FAR_PODS: u32 = u32::from_be_bytes([10, 64, 0, 0]);
+
+/// Address of endpoint number `n` of all.
+pub(crate) fn endpoint(n: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(FAR_PODS.saturating_add(n + 1)))
+}
+
+/// What makes services through an API.
+pub(crate) struct Populate {
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+}
+
+impl Populate {
+    /// Connects, and makes the namespace.
+    pub(crate) fn connect(kubeconfig: &Path) -> Result<Populate> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let client = runtime.block_on(async {
+            let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(kubeconfig)?, &KubeConfigOptions::default()).await?;
+            let client = Client::try_from(config)?;
+            let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
+            Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+            anyhow::Ok(client)
+        })?;
+        Ok(Populate { runtime, client })
+    }
+
+    /// Makes services of so many endpoints each.
+    pub(crate) fn services(&self, numbers: Range<u32>, endpoints: u32) -> Result<()> {
+        let services: Api<Service> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
+        self.runtime.block_on(
+            stream::iter(numbers)
+                .map(|n| {
+                    let (services, slices) = (&services, &slices);
+                    async move {
+                        services.create(&PostParams::default(), &service(n)?).await?;
+                        slices.create(&PostParams::default(), &slice(n, endpoints)?).await?;
+                        anyhow::Ok(())
+                    }
+                })
+                .buffer_unordered(AT_ONCE)
+                .try_collect::<()>(),
+        )
+    }
+}
+
+fn service(n: u32) -> Result<Service> {
+    let spec = json!({"ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]});
+    Ok(serde_json::from_value(json!({"metadata": {"name": format!("svc-{n}")}, "spec": spec}))?)
+}
+
+fn slice(n: u32, endpoints: u32) -> Result<EndpointSlice> {
+    let address = |e: u32| json!({"addresses": [endpoint(endpoints * n + e)], "conditions": {"ready": true}});
+    Ok(serde_json::from_value(json!({
+        "metadata": {"name": format!("svc-{n}-a"), "labels": {"kubernetes.io/service-name": format!("svc-{n}")}},
+        "addressType": "IPv4",
+        "endpoints": (0..endpoints).map(address).collect::<Vec<_>>(),
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+    }))?)
+}

@@ -1,0 +1,137 @@
+//! Agents of a large cluster killed, upgraded and downgraded under a thousand connections: nothing breaks, nothing is lost, and a restart of
+//! the same build writes nothing.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::common::generator::{Generator, all_answered, unbroken};
+use crate::common::lab::{BOWLINE, Lab, eventually, said};
+use crate::common::objects::{NODES, myself};
+use crate::common::populate::Populate;
+use crate::common::rows::Bench;
+use crate::common::twin::Twin;
+use crate::restarts::{far_server, stage, targets};
+
+/// Connections of each of the two clients.
+const CONNECTIONS: &str = "500";
+
+/// Milliseconds between two requests on a connection.
+const PAUSE_MS: &str = "250";
+
+/// Microseconds between two datagrams of each of the two flows.
+const DATAGRAM_PAUSE_US: &str = "2000";
+
+/// Restarts in a round: the same build, another, and back.
+const RESTARTS: usize = 3;
+
+pub(crate) fn at_scale(bench: &Bench) -> Result<String> {
+    let lab = bench.lab()?;
+    let services = u32::try_from(bench.figure(2_000, 10_000))?;
+    Populate::connect(lab.kubeconfig())?.services(0..services, 2)?;
+    stage(lab)?;
+    eventually(|| known(lab, services))?;
+    let twin = Twin::make()?;
+    let (streams, datagrams) = traffic(lab)?;
+    let (mut longest, rounds) = (Duration::ZERO, bench.figure(3, 100));
+    for round in 0..rounds {
+        let pause = Duration::from_millis(u64::try_from(round % 5)? * 70);
+        let mut replace = |program: &Path| -> Result<()> {
+            lab.replace_agents(program, pause)?;
+            let begun = Instant::now();
+            eventually(|| known(lab, services))?;
+            longest = longest.max(begun.elapsed());
+            runs(lab, program)
+        };
+        let before = programs(lab)?;
+        replace(Path::new(BOWLINE))?;
+        wrote_nothing(lab)?;
+        ensure!(programs(lab)? == before, "a restart of the same build changed programs");
+        replace(twin.path())?;
+        let after = programs(lab)?;
+        ensure!(before.is_disjoint(&after) && before.len() == after.len(), "not all programs were replaced: {before:?}, then {after:?}");
+        replace(Path::new(BOWLINE))?;
+    }
+    let sent = all_answered(&datagrams.finish()?)?;
+    let (mut requests, mut slowest) = (0, 0);
+    for stream in streams {
+        let (count, worst) = unbroken(&stream.finish()?)?;
+        (requests, slowest) = (requests + count, slowest.max(worst));
+    }
+    ensure!(sent > 1000 && requests > 1000, "too little traffic to tell: {sent} datagrams, {requests} requests");
+    Ok(format!(
+        "{} restarts of 3 agents with {services} services, {rounds} upgrades and downgrades among them: 0 of 1000 connections broke \
+         ({requests} requests, slowest {slowest} ms), 0 of {sent} datagrams lost, 0 objects written by the same build; settled in {} ms at most",
+        rounds * RESTARTS,
+        longest.as_millis()
+    ))
+}
+
+/// Connections of two clients to pods, a service and node ports, on one node and across, and datagrams to a pod and a service.
+fn traffic(lab: &Lab) -> Result<([Generator; 2], Generator)> {
+    let targets = targets(lab)?;
+    let words: Vec<&str> = ["streams", CONNECTIONS, PAUSE_MS].into_iter().chain(targets.iter().map(String::as_str)).collect();
+    let streams = [Generator::in_pod(lab, "kept-c1", &words)?, Generator::in_pod(lab, "kept-c2", &words)?];
+    let [direct, by_service] = far_server(lab)?;
+    let datagrams = Generator::in_pod(lab, "kept-c1", &["datagrams", "kept", DATAGRAM_PAUSE_US, &direct, &by_service])?;
+    Ok((streams, datagrams))
+}
+
+/// Every agent knows all services, and has them in its kernel.
+fn known(lab: &Lab, services: u32) -> Result<()> {
+    for node in agents(lab)? {
+        let count = node.pointer("/cluster/services").and_then(Value::as_u64).context("no count of services")?;
+        ensure!(count > u64::from(services), "{} knows {count} services", node["node"]);
+        ensure!(
+            node["synced"] == true && node["appliedRevision"] == node["revision"] && node["problems"] == serde_json::json!([]),
+            "{} is at work: {node}",
+            node["node"]
+        );
+    }
+    Ok(())
+}
+
+fn agents(lab: &Lab) -> Result<Vec<Value>> {
+    let nodes = lab.status()?["nodes"].as_array().cloned().unwrap_or_default();
+    ensure!(nodes.len() == NODES.len(), "{} agents answer", nodes.len());
+    Ok(nodes)
+}
+
+fn wrote_nothing(lab: &Lab) -> Result<()> {
+    for node in agents(lab)? {
+        ensure!(node["writtenTotal"] == 0, "{}: {} objects written by a restart of the same build", node["node"], node["writtenTotal"]);
+    }
+    Ok(())
+}
+
+/// All agents are of this executable.
+fn runs(lab: &Lab, program: &Path) -> Result<()> {
+    // The lab itself is of the executable that is tested, and its processes are seen from everywhere in it: agents are told by their words.
+    let script =
+        "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline | grep -q ' agent --config' && readlink $p/exe; done 2>/dev/null; true";
+    let output = said(&lab.node("n1", &["sh", "-c", script])?).context("the agents' executables")?;
+    let of = output.lines().filter(|line| Path::new(line) == program).count();
+    ensure!(of == NODES.len(), "{of} agents are of {}: {output}", program.display());
+    Ok(())
+}
+
+/// What the nodes have of the product's programs: the attachments at sockets, and the programs at links; nothing in a mode without.
+fn programs(lab: &Lab) -> Result<BTreeSet<String>> {
+    if !lab.setup.is_ebpf() {
+        return Ok(BTreeSet::new());
+    }
+    let own = myself()?;
+    let mut all = BTreeSet::new();
+    for node in NODES {
+        let pins = said(&lab.node(node, &["sh", "-c", "ls -1i /sys/fs/bpf/bowline/links-*/"])?).context("attachments at sockets")?;
+        all.extend(pins.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).map(|line| format!("{node} {line}")));
+        let left = said(&lab.node(node, &[&own, "--generator", "programs"])?).context("programs at links")?;
+        let left: Vec<String> = serde_json::from_str(&left)?;
+        ensure!(!left.is_empty(), "{node} has no programs at links");
+        all.extend(left.into_iter().map(|line| format!("{node} {line}")));
+    }
+    Ok(all)
+}
