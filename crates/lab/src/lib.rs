@@ -32,5 +32,5 @@ mod up;
 
 pub use cli::{ApiVerb, Hidden, LabCommand, Named, Output, VerbArg, run, run_hidden};
 pub use image::Image;
-pub use look::{agent_run_dirs, kubeconfig, running};
+pub use look::{agent_run_dirs, kubeconfig, networks, running};
 pub use options::{Agents, Backend, Options, Underlay, UpArgs};

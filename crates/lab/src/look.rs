@@ -29,12 +29,25 @@ pub fn kubeconfig(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// When no lab of that name is up, or it does not answer.
 pub fn agent_run_dirs(name: &str) -> Result<Vec<(String, PathBuf)>> {
+    Ok(processes(name)?.into_iter().map(|(node, process)| (node, process.join("root/run/bowline"))).collect())
+}
+
+/// Each node's name and the file of its network namespace.
+///
+/// # Errors
+/// If the lab is not up.
+pub fn networks(name: &str) -> Result<Vec<(String, PathBuf)>> {
+    Ok(processes(name)?.into_iter().map(|(node, process)| (node, process.join("ns/net"))).collect())
+}
+
+/// Each node's name and the directory of the process that keeps its namespaces.
+fn processes(name: &str) -> Result<Vec<(String, PathBuf)>> {
     let lab = up(name)?;
     let place = Place::of(name);
     let find = |node: String| {
         let whom = Whom::Node { name: node.clone() };
         match control::ask(&place, &Request::Find { whom })? {
-            Reply::Found(target) => Ok((node, lab.proc_root().join(target.pid.to_string()).join("root/run/bowline"))),
+            Reply::Found(target) => Ok((node, lab.proc_root().join(target.pid.to_string()))),
             Reply::Refused { why } => bail!("node {node}: {why}"),
             Reply::Done { .. } => bail!("node {node}: an answer to another question"),
         }

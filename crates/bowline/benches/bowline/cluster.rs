@@ -11,10 +11,10 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::populate;
 
-/// First address of the service network, 10.43.0.0/16.
+/// First address of the service networks, 10.43.0.0/16 and 10.44.0.0/15.
 const SERVICES: u32 = u32::from_be_bytes([10, 43, 0, 0]);
 
-/// The virtual address of service `n`; there are 65,000.
+/// The virtual address of service `n`; there are 190,000.
 pub(crate) fn vip(n: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(SERVICES.saturating_add(n + 1)))
 }
@@ -49,6 +49,17 @@ pub(crate) fn intent(services: u32) -> Intent {
     intent_of(services, 2)
 }
 
+/// The same without services, on a node that has this address.
+pub(crate) fn intent_on(address: Ipv4Addr) -> Intent {
+    let mut intent = intent(0);
+    let routes = Arc::make_mut(&mut intent.routes);
+    routes.local = routes.local.take().map(|local| {
+        let internal = Dual { v4: Some(IpAddr::V4(address)), v6: None };
+        Arc::new(FabricNode { internal, ..(*local).clone() })
+    });
+    intent
+}
+
 /// The same with any number of endpoints each.
 pub(crate) fn intent_of(services: u32, endpoints: u32) -> Intent {
     let mut intent = Intent { revision: 1, ..Intent::default() };
@@ -63,7 +74,7 @@ pub(crate) fn intent_of(services: u32, endpoints: u32) -> Intent {
         vtep_mac: MacAddr([2, 0, 0, 0, 0xff, 1]),
     }));
     let all = Arc::make_mut(&mut intent.services);
-    all.service_cidrs = vec![net([10, 43, 0, 0], 16)];
+    all.service_cidrs = vec![net([10, 43, 0, 0], 16), net([10, 44, 0, 0], 15)];
     all.services = (0..services).map(|n| (name(n), service(n, (0..endpoints).map(|e| endpoint(endpoints * n + e)).collect()))).collect();
     intent
 }

@@ -45,7 +45,7 @@ pub(crate) fn measure(effort: Effort) -> Result<Section> {
     let name = format!("bench-cni-{}", std::process::id());
     let lab = Lab::up(Options { binary: Some(BOWLINE.into()), ..Options::new(&name, "--nodes 1") })?;
     let exe = std::env::current_exe()?.display().to_string();
-    let mut words = vec![exe.as_str(), "--inside"];
+    let mut words = vec![exe.as_str(), "--inside", "cni"];
     words.extend(effort.pick(Some("--quick"), None));
     let output = lab.node_exec("n1", &words)?;
     ensure!(output.status.success(), "on the node: {}", String::from_utf8_lossy(&output.stderr));

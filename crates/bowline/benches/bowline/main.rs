@@ -10,12 +10,14 @@ mod cni;
 mod dns;
 mod dnsload;
 mod first;
+mod kubeproxy;
 mod machine;
 mod memory;
 mod paths;
 mod peers;
 #[path = "../../tests/common/populate.rs"]
 mod populate;
+mod proxies;
 mod report;
 mod services;
 mod sockets;
@@ -49,8 +51,11 @@ struct Args {
     #[arg(long, hide = true)]
     bench: bool,
     /// The part that runs on a lab's node
+    #[arg(long, hide = true, value_enum)]
+    inside: Option<Inside>,
+    /// What the client on a lab's node connects to
     #[arg(long, hide = true)]
-    inside: bool,
+    target: Option<std::net::SocketAddr>,
     /// It has a mount namespace of its own
     #[arg(long, hide = true)]
     apart: bool,
@@ -62,19 +67,28 @@ enum Output {
     Json,
 }
 
+/// Parts of benches that run on a lab's node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Inside {
+    Cni,
+    Client,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Bench {
     Cni,
     Services,
     Sockets,
     First,
+    Proxies,
     Paths,
     Dns,
     Memory,
 }
 
 impl Bench {
-    const ALL: [Bench; 7] = [Bench::Services, Bench::Sockets, Bench::First, Bench::Paths, Bench::Cni, Bench::Dns, Bench::Memory];
+    const ALL: [Bench; 8] =
+        [Bench::Services, Bench::Sockets, Bench::First, Bench::Proxies, Bench::Paths, Bench::Cni, Bench::Dns, Bench::Memory];
 
     fn name(self) -> &'static str {
         match self {
@@ -82,6 +96,7 @@ impl Bench {
             Bench::Services => "services",
             Bench::Sockets => "sockets",
             Bench::First => "first",
+            Bench::Proxies => "proxies",
             Bench::Paths => "paths",
             Bench::Dns => "dns",
             Bench::Memory => "memory",
@@ -94,6 +109,7 @@ impl Bench {
             Bench::Services => services::measure(effort),
             Bench::Sockets => sockets::measure(effort),
             Bench::First => first::measure(effort),
+            Bench::Proxies => proxies::measure(effort),
             Bench::Paths => paths::measure(effort),
             Bench::Dns => dns::measure(effort),
             Bench::Memory => memory::measure(effort),
@@ -124,9 +140,10 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let effort = if args.quick { Effort::Quick } else { Effort::Full };
     let result = match (args.inside, args.apart) {
-        (true, _) => cni::inside(effort),
-        (false, true) => run(&args, effort),
-        (false, false) => apart(),
+        (Some(Inside::Cni), _) => cni::inside(effort),
+        (Some(Inside::Client), _) => args.target.context("a client needs a target").and_then(proxies::inside),
+        (None, true) => run(&args, effort),
+        (None, false) => apart(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

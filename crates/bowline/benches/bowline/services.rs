@@ -20,7 +20,7 @@ use crate::cluster;
 use crate::report::{Growth, Row, Section, Target};
 use crate::stats::{Samples, ratios};
 
-const SIZES: [u32; 3] = [1000, 10_000, 30_000];
+const SIZES: [u32; 4] = [1000, 10_000, 30_000, 100_000];
 /// The size that targets are about.
 const TARGET_SIZE: u32 = 10_000;
 

@@ -17,6 +17,11 @@ impl Samples {
         self.0.get(rank).copied().unwrap_or(f64::NAN)
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The middle value.
     pub(crate) fn median(&self) -> f64 {
         self.percentile(50)

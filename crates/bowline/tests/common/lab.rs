@@ -381,12 +381,17 @@ pub(crate) fn address_of(page: &str, name: &str) -> Result<IpAddr> {
 }
 
 /// Asks again until it comes true; the last answer is the error.
-pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
-    let end = Instant::now() + PATIENCE;
+pub(crate) fn eventually<T>(ask: impl FnMut() -> Result<T>) -> Result<T> {
+    within(PATIENCE, ask)
+}
+
+/// Asks again for so long.
+pub(crate) fn within<T>(patience: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + patience;
     loop {
         match ask() {
             Ok(value) => return Ok(value),
-            Err(error) if Instant::now() > end => return Err(error.context(format!("still so after {} s", PATIENCE.as_secs()))),
+            Err(error) if Instant::now() > end => return Err(error.context(format!("still so after {} s", patience.as_secs()))),
             // Each question waits on the network itself; this only keeps a quick refusal from spinning.
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }

@@ -2,15 +2,15 @@
 //!
 //! Services without selectors, of one port, and an EndpointSlice for each; the endpoints are addresses of pod networks that no node has.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::json;
@@ -66,6 +66,36 @@ impl Populate {
                 .buffer_unordered(AT_ONCE)
                 .try_collect::<()>(),
         )
+    }
+}
+
+impl Populate {
+    /// Makes a service of one endpoint; gives its address. Its port is 80.
+    pub(crate) fn one(&self, name: &str, endpoint: SocketAddr) -> Result<IpAddr> {
+        let spec = json!({"ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": endpoint.port()}]});
+        let service = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec}))?;
+        let slice = serde_json::from_value(json!({
+            "metadata": {"name": format!("{name}-a"), "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [endpoint.ip()], "conditions": {"ready": true}}],
+            "ports": [{"name": "http", "port": endpoint.port(), "protocol": "TCP"}],
+        }))?;
+        self.runtime.block_on(async {
+            let made: Service = Api::namespaced(self.client.clone(), NAMESPACE).create(&PostParams::default(), &service).await?;
+            let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
+            slices.create(&PostParams::default(), &slice).await?;
+            let address = made.spec.and_then(|spec| spec.cluster_ip).context("a service without an address")?;
+            Ok(address.parse()?)
+        })
+    }
+
+    /// Gives a service of one endpoint another: the same address, at another port.
+    pub(crate) fn change(&self, name: &str, port: u16) -> Result<()> {
+        let patch = json!({"ports": [{"name": "http", "port": port, "protocol": "TCP"}]});
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let (slice, parameters, patch) = (format!("{name}-a"), PatchParams::default(), Patch::Merge(patch));
+        self.runtime.block_on(slices.patch(&slice, &parameters, &patch))?;
+        Ok(())
     }
 }
 

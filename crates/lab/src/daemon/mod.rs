@@ -131,10 +131,11 @@ async fn bring_up(options: Options, report: &mut Report) -> Result<Arc<Lab>> {
     listen::start(&lab, Some(&api))?;
     report.done(api.about.clone(), "agents")?;
 
+    // Also where none is started: someone may, one node at a time.
+    agents::write_files(&lab, &api)?;
     if lab.options.agents == Agents::None {
         return Ok(lab);
     }
-    agents::write_files(&lab, &api)?;
     for node in &lab.nodes {
         agents::start(&lab, node, None).await?;
     }
