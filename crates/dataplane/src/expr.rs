@@ -181,8 +181,8 @@ impl RuleBuilder {
         self.add(Expr::Payload { base: PayloadBase::Transport, offset: 0, len: 4, to: Reg(0) }).compare(CmpOp::Eq, both)
     }
 
-    /// The part is all zeros.
-    pub(crate) fn zero(self, part: Part) -> Self {
+    /// The part, an address, is all zeros.
+    pub(crate) fn unspecified(self, part: Part) -> Self {
         self.load(0, &[part]).compare(CmpOp::Eq, vec![0; usize::from(part.registers()) * 4])
     }
 

@@ -83,7 +83,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let cni = Arc::new(CniServer::open(&config.state_dir, channels).await.with_context(|| config.state_dir.display().to_string())?);
     // Others hold senders of changes for as long as the process lives, so the turn does not end by itself.
     tasks.spawn(until(stop.clone(), turn.run()));
-    tasks.spawn(service_health::serve(applied.clone(), stop.clone()));
+    tasks.spawn(service_health::serve(applied.clone(), ledger.clone(), stop.clone()));
 
     let (kernel, tally) = start_kernel_thread(&config, applied_to, published.clone(), ledger.clone(), &stop)?;
     let teller = Teller {
@@ -94,6 +94,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         applied,
         house: Arc::default(),
         tally,
+        warnings: config.warnings.clone().into(),
         started,
     };
     let status_socket = listen(&config.run_dir.join("agent.sock"))?;

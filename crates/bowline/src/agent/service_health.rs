@@ -18,11 +18,15 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::apply::Applied;
 use super::http::{self, Answer};
+use super::ledger::Ledger;
 
 /// Clients that are answered at once, over all ports; the others wait in the kernel's queue.
 const CLIENTS_AT_ONCE: usize = 64;
 /// A port that cannot be opened is tried again after this long.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// What all ports have in common: their clients, and the book that says whether services are in force.
+type Shared<'a> = (&'a Arc<Semaphore>, &'a Arc<Ledger>);
 
 /// What is told on one port; changes while the port is open.
 type Told = watch::Sender<HealthCheck>;
@@ -34,12 +38,12 @@ struct Port {
 }
 
 /// Follows what is in the kernel until the end.
-pub(crate) async fn serve(mut applied: watch::Receiver<Applied>, stop: CancellationToken) {
+pub(crate) async fn serve(mut applied: watch::Receiver<Applied>, ledger: Arc<Ledger>, stop: CancellationToken) {
     let clients = Arc::new(Semaphore::new(CLIENTS_AT_ONCE));
     let mut open: BTreeMap<u16, Port> = BTreeMap::new();
     loop {
         let wanted = applied.borrow_and_update().intent.services.health_checks.clone();
-        let missing = follow(&mut open, &wanted, &clients).await;
+        let missing = follow(&mut open, &wanted, (&clients, &ledger)).await;
         let again = async {
             if missing {
                 tokio::time::sleep(TRY_AGAIN).await;
@@ -56,7 +60,7 @@ pub(crate) async fn serve(mut applied: watch::Receiver<Applied>, stop: Cancellat
 }
 
 /// Opens and closes ports until they are those wanted; gives whether some could not be opened.
-async fn follow(open: &mut BTreeMap<u16, Port>, wanted: &OrdMap<u16, HealthCheck>, clients: &Arc<Semaphore>) -> bool {
+async fn follow(open: &mut BTreeMap<u16, Port>, wanted: &OrdMap<u16, HealthCheck>, shared: Shared<'_>) -> bool {
     open.retain(|port, _| wanted.contains_key(port));
     let mut missing = false;
     for (number, check) in wanted {
@@ -70,7 +74,7 @@ async fn follow(open: &mut BTreeMap<u16, Port>, wanted: &OrdMap<u16, HealthCheck
         }
         match http::open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, *number))).await {
             Ok(listeners) => {
-                open.insert(*number, start(listeners, check.clone(), clients));
+                open.insert(*number, start(listeners, check.clone(), shared));
             }
             Err(error) => {
                 missing = true;
@@ -81,18 +85,20 @@ async fn follow(open: &mut BTreeMap<u16, Port>, wanted: &OrdMap<u16, HealthCheck
     missing
 }
 
-fn start(listeners: Vec<TcpListener>, check: HealthCheck, clients: &Arc<Semaphore>) -> Port {
+fn start(listeners: Vec<TcpListener>, check: HealthCheck, (clients, ledger): Shared<'_>) -> Port {
     let (told, reads) = watch::channel(check);
-    let page = move |_: &str| response(&reads.borrow());
+    let ledger = ledger.clone();
+    let page = move |_: &str| response(&reads.borrow(), ledger.book().health(ledger.now()).healthy);
     let run = |listener| AbortOnDropHandle::new(tokio::spawn(http::accept(listener, clients.clone(), page.clone())));
     Port { _listeners: listeners.into_iter().map(run).collect(), told }
 }
 
-fn response(check: &HealthCheck) -> Answer {
+/// A node whose services are not as they should be takes no new traffic, whatever endpoints it has, as kube-proxy has it.
+fn response(check: &HealthCheck, healthy: bool) -> Answer {
     let count = check.local_endpoints;
     let service = serde_json::json!({"namespace": &*check.service.namespace, "name": &*check.service.name});
-    let body = serde_json::json!({"service": service, "localEndpoints": count, "serviceProxyHealthy": true}).to_string();
-    let mut answer = Answer::new(http::status(count > 0), "application/json", body);
+    let body = serde_json::json!({"service": service, "localEndpoints": count, "serviceProxyHealthy": healthy}).to_string();
+    let mut answer = Answer::new(http::status(count > 0 && healthy), "application/json", body);
     answer.headers.push_str(&format!("X-Load-Balancing-Endpoint-Weight: {count}\r\n"));
     answer
 }
@@ -146,7 +152,7 @@ mod tests {
     async fn a_port_tells_of_the_endpoints_and_closes_with_the_service() {
         let port = free_port();
         let (to, from) = watch::channel(applied(port, Some(2)));
-        let server = tokio::spawn(serve(from, CancellationToken::new()));
+        let server = tokio::spawn(serve(from, Ledger::open(&[]), CancellationToken::new()));
         let text = until(port, "HTTP/1.1 200 OK").await;
         let body = r#"{"localEndpoints":2,"service":{"name":"web","namespace":"shop"},"serviceProxyHealthy":true}"#;
         assert!(text.ends_with(body) && text.contains("X-Load-Balancing-Endpoint-Weight: 2\r\n"), "{text}");
@@ -168,9 +174,20 @@ mod tests {
         let mut open = BTreeMap::new();
         let wanted = applied(port, Some(1)).intent.services.health_checks.clone();
         let clients = Arc::new(Semaphore::new(1));
-        assert!(follow(&mut open, &wanted, &clients).await);
+        let ledger = Ledger::open(&[]);
+        assert!(follow(&mut open, &wanted, (&clients, &ledger)).await);
         drop(taken);
-        assert!(!follow(&mut open, &wanted, &clients).await);
+        assert!(!follow(&mut open, &wanted, (&clients, &ledger)).await);
         assert!(open.contains_key(&port));
+    }
+
+    #[test]
+    fn endpoints_do_not_help_where_services_are_not_in_force() {
+        let check = HealthCheck { service: ServiceName::new("shop", "web"), local_endpoints: 2 };
+        for (healthy, code) in [(true, "200 OK"), (false, "503 Service Unavailable")] {
+            let answer = response(&check, healthy);
+            assert_eq!(answer.status, code);
+            assert!(answer.body.contains(r#""localEndpoints":2,"#) && answer.body.contains(&format!(r#""serviceProxyHealthy":{healthy}"#)));
+        }
     }
 }

@@ -62,6 +62,9 @@ pub(crate) struct NodeStatus {
     pub(crate) cluster: Counts,
     /// What someone must act on.
     pub(crate) problems: Vec<Problem>,
+    /// What the settings ask for and does nothing here; all is well nevertheless.
+    #[serde(default)]
+    pub(crate) warnings: Vec<Problem>,
 }
 
 /// What can be wrong beside the intent and the kernel.
@@ -141,6 +144,8 @@ pub(crate) struct Teller {
     pub(crate) house: Arc<House>,
     /// What the fast path has counted, where there is one.
     pub(crate) tally: Option<Arc<Tally>>,
+    /// What the settings ask for and does nothing here.
+    pub(crate) warnings: Arc<[Problem]>,
     /// When the agent started.
     pub(crate) started: std::time::Instant,
 }
@@ -183,6 +188,7 @@ impl Teller {
             dropped_at_pods: guard::dropped().into_iter().filter(|(_, n)| *n > 0).map(|(why, n)| (why.word().into(), n)).collect(),
             cluster: published.counts,
             problems,
+            warnings: self.warnings.to_vec(),
         }
     }
 

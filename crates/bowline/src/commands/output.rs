@@ -100,6 +100,8 @@ pub(crate) enum Mark {
     Ok,
     /// Bad.
     Fail,
+    /// To be known; nothing is wrong.
+    Note,
     /// Not tried.
     Skip,
 }
@@ -110,9 +112,11 @@ impl Mark {
         match (self, utf8()) {
             (Mark::Ok, true) => "✓",
             (Mark::Fail, true) => "✗",
+            (Mark::Note, true) => "!",
             (Mark::Skip, true) => "-",
             (Mark::Ok, false) => "ok",
             (Mark::Fail, false) => "FAIL",
+            (Mark::Note, false) => "note",
             (Mark::Skip, false) => "skip",
         }
     }

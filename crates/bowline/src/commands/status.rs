@@ -117,11 +117,19 @@ fn render(status: &Status) -> String {
         ));
     }
     for (node, problem) in problems {
-        text.push_str(&format!("\n{} {} {node}: {} ({})\n", Mark::Fail.text(), problem.code, problem.what, problem.place));
-        if !problem.why.is_empty() {
-            text.push_str(&format!("  why: {}\n", problem.why));
-        }
-        text.push_str(&format!("  fix: {}\n", problem.fix));
+        text.push_str(&paragraph(Mark::Fail, node, problem));
     }
+    for (node, warning) in status.nodes.iter().flat_map(|n| n.warnings.iter().map(|w| (n.node.as_str(), w))) {
+        text.push_str(&paragraph(Mark::Note, node, warning));
+    }
+    text
+}
+
+fn paragraph(mark: Mark, node: &str, problem: &Problem) -> String {
+    let mut text = format!("\n{} {} {node}: {} ({})\n", mark.text(), problem.code, problem.what, problem.place);
+    if !problem.why.is_empty() {
+        text.push_str(&format!("  why: {}\n", problem.why));
+    }
+    text.push_str(&format!("  fix: {}\n", problem.fix));
     text
 }

@@ -249,7 +249,10 @@ fn attacks(cast: &Cast) -> Vec<Attack> {
     all
 }
 
-fn arp_attacks(cast: &Cast, stranger: Mac, add: &mut dyn FnMut(&'static str, &'static str, &dyn Fn(&str) -> Vec<u8>)) {
+/// Adds an attack: what it is, its reason, and the frame with a tag in it.
+type Add<'a> = dyn FnMut(&'static str, &'static str, &dyn Fn(&str) -> Vec<u8>) + 'a;
+
+fn arp_attacks(cast: &Cast, stranger: Mac, add: &mut Add<'_>) {
     let (IpAddr::V4(own), IpAddr::V4(near), IpAddr::V4(node), IpAddr::V4(gateway)) = (cast.own.0, cast.near.0, cast.node.0, GATEWAY) else {
         return;
     };

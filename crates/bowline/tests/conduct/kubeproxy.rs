@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::foreign::shell;
 use crate::common::cluster;
+use crate::common::generator::Generator;
 use crate::common::lab::{Lab, eventually, said};
 use crate::common::objects::{server, service};
 use crate::common::rows::Bench;
@@ -88,7 +89,7 @@ pub(crate) fn stands_in(bench: &Bench) -> Result<String> {
     let write = format!("cat > /etc/bowline/kube-proxy.yaml <<'END'\n{FILE}END\n");
     shell(lab, "n1", &format!("{write}cp /etc/bowline/agent.yaml /etc/bowline/agent.yaml.before"))?;
     shell(lab, "n1", "echo 'kubeProxyConfig: /etc/bowline/kube-proxy.yaml' >> /etc/bowline/agent.yaml")?;
-    restart(lab)?;
+    taken(lab)?;
     let seen = with_file(lab, &first);
     shell(lab, "n1", "mv /etc/bowline/agent.yaml.before /etc/bowline/agent.yaml")?;
     restart(lab)?;
@@ -96,6 +97,33 @@ pub(crate) fn stands_in(bench: &Bench) -> Result<String> {
     node_ports(lab, &first, true)?;
     shell(lab, "n1", &format!("ip address del {SECOND}/24 dev $(ip -o -4 address show to {SECOND}/32 | awk '{{print $2}}')"))?;
     Ok(seen)
+}
+
+/// Somebody has the address of `/healthz` when the agent starts: `bowline status` says so, and what of the file does nothing besides. Once it
+/// is free, the agent has it.
+fn taken(lab: &Lab) -> Result<()> {
+    lab.agent("stop", "n1")?;
+    let other = Generator::on_node(lab, "n1", &["listen", "0.0.0.0:10356"])?;
+    lab.agent("start", "n1")?;
+    let n1 = || -> Result<Value> {
+        let status = lab.status()?;
+        status["nodes"].as_array().into_iter().flatten().find(|node| node["node"] == "n1").cloned().context("n1 is silent")
+    };
+    eventually(|| {
+        let node = n1()?;
+        let taken = node["problems"].as_array().into_iter().flatten().find(|problem| problem["code"] == 1220);
+        let problem = taken.with_context(|| format!("no BW1220: {}", node["problems"]))?;
+        ensure!(problem["place"] == "healthzBindAddress 0.0.0.0:10356" && node["state"] == "degraded", "{problem}");
+        Ok(())
+    })?;
+    drop(other);
+    lab.settled()?;
+    let node = n1()?;
+    let codes: Vec<u64> = node["warnings"].as_array().into_iter().flatten().filter_map(|warning| warning["code"].as_u64()).collect();
+    ensure!(!codes.is_empty() && codes.iter().all(|code| *code == 1121) && node["state"] == "ok", "{}", node["warnings"]);
+    let said = said(&lab.run(&["status"], &[])?).context("bowline status is not content")?;
+    ensure!(said.contains("BW1121 n1: ") && said.contains("portrange"), "{said}");
+    Ok(())
 }
 
 fn with_file(lab: &Lab, first: &str) -> Result<String> {

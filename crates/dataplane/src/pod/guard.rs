@@ -143,7 +143,7 @@ fn stations(objects: &mut Objects) {
     // A search for duplicates of its own address, a report of multicast groups, a request of DHCP, by a pod that is just being made as well:
     // nobody is there who would answer, policies have no word on them, and they claim nothing, so they end here and are no reason.
     for family in Family::BOTH {
-        pod.push(rule().family(family).zero(Saddr(family)).drop().saying("a pod without an address"));
+        pod.push(rule().family(family).unspecified(Saddr(family)).drop().saying("a pod without an address"));
     }
     pod.push(dropped(rule().not_in_set(&"src_mac".into(), &[IifName, EtherSaddr]), Reason::SourceMac));
     pod.push(dropped(rule(), Reason::SourceAddress));
@@ -164,7 +164,7 @@ fn kinds(objects: &mut Objects) {
         of(Family::V6, REDIRECT6, Reason::Redirect),
         dropped(not_own(v6(ADVERTISEMENT6)), Reason::Neighbour),
         // Without a source, a solicitation asks whether anybody has the address that it is about to take.
-        dropped(not_own(v6(SOLICITATION6).zero(Saddr(Family::V6))), Reason::Neighbour),
+        dropped(not_own(v6(SOLICITATION6).unspecified(Saddr(Family::V6))), Reason::Neighbour),
     ];
     objects.chain("guard_kinds", kinds);
     let answers = |family, from, to| dropped(rule().family(family).ports(from, to), Reason::DhcpAnswer);
@@ -179,7 +179,7 @@ fn arp(objects: &mut Objects) {
         by_link.in_set(&"src4".into(), &[IifName, ArpSenderMac, address]).accept()
     };
     let pods = || rule().iif(POD_LINKS);
-    objects.arp_base(ARP_CHAIN, vec![own(pods(), ArpSender), own(pods().zero(ArpSender), ArpTarget), dropped(pods(), Reason::Arp)]);
+    objects.arp_base(ARP_CHAIN, vec![own(pods(), ArpSender), own(pods().unspecified(ArpSender), ArpTarget), dropped(pods(), Reason::Arp)]);
 }
 
 fn dropped(packets: RuleBuilder, reason: Reason) -> Rule {
