@@ -62,6 +62,12 @@ pub(crate) const CODES: &[Explained] = &[
                reach it without any service of the cluster: a control plane node, or a load balancer before several.",
     },
     Explained {
+        code: 1106,
+        title: "a BPF map cannot have that size",
+        text: "mapSizes says how many elements the maps of serviceMode ebpf have room for. Less than 1024 is of no use, since the kernel keeps\n\
+               some room for each processor; more than 16777216 it does not make one of. What is left out has its usual size.",
+    },
+    Explained {
         code: 1120,
         title: "the kube-proxy configuration is wrong",
         text: "The file given by --kube-proxy-config (kubeProxyConfig) cannot be read, is no KubeProxyConfiguration of\n\
@@ -177,7 +183,7 @@ pub(crate) const CODES: &[Explained] = &[
         title: "services are not translated at the socket",
         text: "serviceMode is ebpf, but the kernel or the node lacks something for the programs at the cgroup's socket hooks: Linux 5.18, the\n\
                cgroup2 hierarchy and the BPF file system mounted, the capabilities BPF, PERFMON and NET_ADMIN. nftables serves everything\n\
-               meanwhile, with the same meaning. The agent tries again every minute. Where serviceMode is nftables, programs of a former\n\
+               meanwhile, with the same meaning. The agent tries again, at least every minute. Where serviceMode is nftables, programs of a former\n\
                mode could not be taken off: `bowline uninstall` on the stopped agent does it, or remove the directory named.",
     },
     Explained {
@@ -185,7 +191,7 @@ pub(crate) const CODES: &[Explained] = &[
         title: "packets of pods take the kernel's own way",
         text: "serviceMode is ebpf and fastPath is not false, but the kernel or the node lacks something for the programs at links: Linux 5.11,\n\
                the BPF file system mounted, the capabilities BPF, PERFMON and NET_ADMIN. Everything works without them, slower. The\n\
-               agent looks when it starts: restart it once they are there. With fastPath: false nothing is wanted and nothing reported.",
+               agent tries again, at least every minute. With fastPath: false nothing is wanted and nothing reported.",
     },
     Explained {
         code: 1313,
@@ -193,6 +199,14 @@ pub(crate) const CODES: &[Explained] = &[
         text: "The kernel does not take the nftables table `arp bowline`, most likely because it was built without CONFIG_NF_TABLES_ARP. What it\n\
                keeps out is ARP that speaks of another than the pod. Pods work without it, and none reaches another's packets by such ARP,\n\
                since each is alone on its link; but a pod could fill the node's table of neighbours, and what it sends is not counted.",
+    },
+    Explained {
+        code: 1314,
+        title: "maps of services are full",
+        text: "More services or endpoints than the BPF maps have room for. What does not fit is served by nftables, with the same meaning and\n\
+               for packets, not sockets; connections and flows that are there live on. `bowline_socket_map_entries` in the metrics says\n\
+               how full each map is. Raise the size under mapSizes and restart the agent: maps of another size begin empty, and a\n\
+               connected socket from before hears its endpoint's address when it asks for its peer.",
     },
     Explained {
         code: 2030,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bowline_dataplane::{HostFacts, LinkFacts};
-use bowline_kernel::bpf::{Count, Epoch, Fastpath, Tally};
+use bowline_kernel::bpf::{Count, Epoch, Fastpath, Sizes, Tally};
 use bowline_kernel::netlink::{NetDriver, Netlink, VethSpec};
 use bowline_kernel::netns::NetNs;
 use bowline_kernel::nft::NftDriver;
@@ -334,7 +334,7 @@ impl Node {
             let epoch = Epoch::default();
             let hooks = delta.hooks.set;
             self.tally = Some(self.name.run(|| -> Result<Tally> {
-                let Fastpath { driver, tally } = Fastpath::open_at(bpffs, &epoch)?;
+                let Fastpath { driver, tally } = Fastpath::open_at(bpffs, &epoch, Sizes::default())?;
                 sync(driver, hooks)?;
                 Ok(tally)
             })??);

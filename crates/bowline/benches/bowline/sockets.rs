@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bowline_dataplane::HostFacts;
-use bowline_kernel::bpf::{Hooks, Place, SocketDriver};
+use bowline_kernel::bpf::{Hooks, Place, Sizes, SocketDriver};
 use bowline_kernel::mounts;
 use bowline_kernel::reconcile::{Reconciler, SyncMode};
 use bowline_model::intent::Intent;
@@ -80,7 +80,7 @@ fn host() -> HostFacts {
 impl Filled {
     /// Attaches hooks for the calling thread's network namespace, and fills their maps; with the seconds of lowering and of both.
     pub(crate) fn load(place: &Place, intent: Intent) -> Result<(Filled, f64, f64)> {
-        let hooks = Hooks::open_at(place).context("socket hooks")?;
+        let hooks = Hooks::open_at(place, Sizes::default()).context("socket hooks")?;
         let maps = Reconciler::new(hooks.driver()?);
         let mut filled = Filled { maps, intent: Intent::default(), _hooks: hooks };
         let begun = Instant::now();

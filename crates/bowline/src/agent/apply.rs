@@ -26,7 +26,7 @@ use super::host;
 use super::ledger::Ledger;
 use super::reap::Work;
 use super::reaper::Reaper;
-use super::sockets::Sockets;
+use super::sockets::{SocketMaps, Sockets};
 use super::turn::Published;
 
 /// The kernel is read back this often even when nothing seems to have happened.
@@ -52,6 +52,8 @@ pub(crate) struct Applied {
     pub(crate) socket_hooks: bool,
     /// Packets of pods are carried past the stack once it has let their connection through.
     pub(crate) fast_path: bool,
+    /// How full the maps of services are.
+    pub(crate) socket_maps: SocketMaps,
     /// The tunnel is not there, or the kernel does not forward.
     pub(crate) fabric_failed: bool,
     /// Links of pods that are gone while connections of theirs may live on: their addresses are nobody's yet.
@@ -335,6 +337,8 @@ impl Applier {
         problems.extend(self.arp.failing().map(|(_, error)| unguarded(error)).chain(arp.read_error.as_deref().map(unguarded)));
         problems.extend(self.sockets.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
         problems.extend(self.sockets.problem());
+        let socket_maps = self.sockets.maps();
+        problems.extend(self.sockets.full(&socket_maps));
         problems.extend(self.fastpath.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
         problems.extend(self.fastpath.problem());
         problems.extend(self.net.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
@@ -366,6 +370,7 @@ impl Applier {
             applied.pod_mtu_bytes = pod_mtu_bytes;
             applied.socket_hooks = socket_hooks;
             applied.fast_path = fast_path;
+            applied.socket_maps = socket_maps;
             applied.uncut = self.reaper.uncut();
             applied.problems = Arc::new(unique.into_iter().collect());
             applied.rules_failed = rules_failed;

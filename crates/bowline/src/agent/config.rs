@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use bowline_kernel::bpf::Sizes;
 use bowline_kubeproxy::{Config, Conntrack};
 use bowline_model::Problem;
 use bowline_model::intent::routes::BackendConf;
@@ -28,6 +29,10 @@ Keys of the settings file (YAML); an unknown key is an error:
                       nftables; where the kernel lacks something, nftables alone
   fastPath            with serviceMode ebpf: packets of TCP and UDP between pods pass the node without its stack once that has let their
                       connection through; false keeps them all there (true)
+  mapSizes            with serviceMode ebpf: elements that the BPF maps have room for, each 1024 to 16777216; what does not fit costs
+                      speed alone: {carried: 131072} flows of the fast path, each direction by itself; {frontends: 262144} addresses
+                      and ports of services; {endpoints: 2097152} in their lists, {live: 1048576} of them by UDP; {peers: 65536}
+                      sockets that were translated, {flows: 65536} of them by datagrams
   clusterCIDRs        list of the networks that pods have addresses in
   serviceCIDRs        list of the service networks, beside those that ServiceCIDR objects name
   nodePortAddresses   list of networks whose addresses of the node take NodePort traffic, or the word primary: the node's first
@@ -140,6 +145,39 @@ pub(crate) enum CniInstall {
     None,
 }
 
+/// Sizes of maps, as far as they are said.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct MapSizes {
+    carried: Option<u32>,
+    frontends: Option<u32>,
+    endpoints: Option<u32>,
+    live: Option<u32>,
+    peers: Option<u32>,
+    flows: Option<u32>,
+}
+
+impl MapSizes {
+    fn checked(self) -> Result<Sizes, Problem> {
+        let usual = Sizes::default();
+        let sizes = Sizes {
+            carried: self.carried.unwrap_or(usual.carried),
+            frontends: self.frontends.unwrap_or(usual.frontends),
+            endpoints: self.endpoints.unwrap_or(usual.endpoints),
+            live: self.live.unwrap_or(usual.live),
+            peers: self.peers.unwrap_or(usual.peers),
+            flows: self.flows.unwrap_or(usual.flows),
+        };
+        match sizes.each().into_iter().find(|(_, size)| !Sizes::BOUNDS.contains(size)) {
+            Some((map, size)) => {
+                let fix = format!("choose a number from {} to {}, or leave it out", Sizes::BOUNDS.start(), Sizes::BOUNDS.end());
+                Err(Problem::new(1106, format!("a BPF map cannot have room for {size} elements"), format!("mapSizes.{map}"), fix))
+            }
+            None => Ok(sizes),
+        }
+    }
+}
+
 /// The settings file.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -151,6 +189,7 @@ struct FileConfig {
     backend: Option<BackendConf>,
     service_mode: Option<ServiceMode>,
     fast_path: Option<bool>,
+    map_sizes: MapSizes,
     kube_proxy_config: Option<PathBuf>,
     healthz_bind_address: Option<String>,
     metrics_bind_address: Option<String>,
@@ -192,6 +231,8 @@ pub(crate) struct AgentConfig {
     pub(crate) service_mode: ServiceMode,
     /// Whether packets of pods may pass the node without its stack.
     pub(crate) fast_path: bool,
+    /// How many elements the BPF maps have room for.
+    pub(crate) map_sizes: Sizes,
     /// All pod networks.
     pub(crate) cluster_cidrs: Vec<IpNet>,
     /// Service networks.
@@ -281,6 +322,7 @@ impl AgentConfig {
             backend,
             service_mode,
             fast_path: file.fast_path.unwrap_or(true),
+            map_sizes: file.map_sizes.checked()?,
             cluster_cidrs: first([args.cluster_cidrs.clone(), file.cluster_cidrs, below_cidrs]),
             service_cidrs: first([args.service_cidrs.clone(), file.service_cidrs, Vec::new()]),
             node_port_addresses,
@@ -489,6 +531,21 @@ mod tests {
         assert_eq!(wrong.code.0, 1123);
         let wrong = load(GOOD, AgentArgs { proxy_mode: Some("magic".into()), ..AgentArgs::default() }).unwrap_err();
         assert!(wrong.code.0 == 1122 && wrong.fix.contains("nftables"), "{wrong}");
+    }
+
+    #[test]
+    fn sizes_of_maps_have_bounds() {
+        let with = |sizes: &str| load(&format!("{GOOD}mapSizes: {sizes}\n"), AgentArgs::default());
+        let sizes = with("{carried: 1024, endpoints: 16777216}").unwrap().map_sizes;
+        assert_eq!(sizes, Sizes { carried: 1024, endpoints: 16_777_216, ..Sizes::default() });
+        assert_eq!(load(GOOD, AgentArgs::default()).unwrap().map_sizes, Sizes::default());
+        for wrong in ["{carried: 1023}", "{flows: 16777217}", "{live: 0}"] {
+            let problem = with(wrong).unwrap_err();
+            assert!(problem.code.0 == 1106 && problem.place.starts_with("mapSizes.") && problem.fix.contains("1024"), "{problem}");
+        }
+        for unreadable in ["{carried: -1}", "{carried: many}", "{carriage: 2048}"] {
+            assert_eq!(with(unreadable).unwrap_err().code.0, 1101, "{unreadable}");
+        }
     }
 
     #[test]

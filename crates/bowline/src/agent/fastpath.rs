@@ -1,48 +1,52 @@
 //! The fast path, as far as the settings want it and the kernel has what it needs; without it every packet takes the kernel's own way.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bowline_dataplane::fastpath::LIBERAL;
 use bowline_dataplane::objects::hooks::{HookKey, Side};
 use bowline_dataplane::objects::net::NetKey;
-use bowline_kernel::bpf::{BpfError, Count, Epoch, Fastpath as Programs, HookDriver, Tally};
+use bowline_kernel::bpf::{BpfError, Count, Epoch, Fastpath as Programs, HookDriver, Sizes, Tally};
 use bowline_kernel::reconcile::{Reconciler, SyncMode, SyncReport};
 use bowline_metrics::Page;
 use bowline_model::{Delta, Problem};
 
 use super::config::{AgentConfig, ServiceMode};
+use super::tries::Tries;
 
 /// How often the agent looks whether its programs are still where they belong, since nobody tells of that.
 const LOOK_EVERY_MS: u64 = 1_000;
 
 /// The programs at links.
 pub(crate) struct Fastpath {
+    wanted: bool,
+    sizes: Sizes,
     used: Option<Reconciler<HookDriver>>,
-    tally: Option<Arc<Tally>>,
+    tally: Arc<OnceLock<Tally>>,
     /// Why they are not used though they are wanted, or why their maps are not pinned.
     error: Option<BpfError>,
     epoch: Epoch,
     look_at_ms: u64,
+    tries: Tries,
     nothing: BTreeMap<HookKey, Side>,
 }
 
 impl Fastpath {
     /// Loads the programs in the network namespace of the calling thread if the settings want them; takes off what a former mode left.
     pub(crate) fn open(config: &AgentConfig) -> Fastpath {
-        let mut fastpath =
-            Fastpath { used: None, tally: None, error: None, epoch: Epoch::default(), look_at_ms: 0, nothing: BTreeMap::new() };
-        if config.service_mode == ServiceMode::Ebpf && config.fast_path {
-            match Programs::open(&fastpath.epoch) {
-                Ok(Programs { driver, tally }) => {
-                    fastpath.used = Some(Reconciler::new(driver));
-                    fastpath.tally = Some(Arc::new(tally));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "packets of pods take the kernel's own way");
-                    fastpath.error = Some(error);
-                }
-            }
+        let mut fastpath = Fastpath {
+            wanted: config.service_mode == ServiceMode::Ebpf && config.fast_path,
+            sizes: config.map_sizes,
+            used: None,
+            tally: Arc::default(),
+            error: None,
+            epoch: Epoch::default(),
+            look_at_ms: 0,
+            tries: Tries::default(),
+            nothing: BTreeMap::new(),
+        };
+        if fastpath.wanted {
+            fastpath.load(0);
         } else {
             match Programs::uninstall() {
                 Ok(0) => {}
@@ -52,6 +56,27 @@ impl Fastpath {
             }
         }
         fastpath
+    }
+
+    /// Loads the programs; what hinders it may be gone at the next try.
+    fn load(&mut self, now_ms: u64) {
+        match Programs::open(&self.epoch, self.sizes) {
+            Ok(Programs { driver, tally }) => {
+                if self.error.take().is_some() {
+                    tracing::info!("packets of pods can be carried now");
+                }
+                self.used = Some(Reconciler::new(driver));
+                let _ = self.tally.set(tally);
+            }
+            Err(error) => {
+                // Said once for as long as it is the same.
+                if self.error.as_ref().is_none_or(|before| before.to_string() != error.to_string()) {
+                    tracing::warn!(%error, "packets of pods take the kernel's own way");
+                }
+                self.error = Some(error);
+                self.look_at_ms = now_ms + self.tries.failed();
+            }
+        }
     }
 
     /// Whether there are programs.
@@ -64,8 +89,8 @@ impl Fastpath {
         self.epoch.clone()
     }
 
-    /// What the programs count.
-    pub(crate) fn tally(&self) -> Option<Arc<Tally>> {
+    /// What the programs count, once there are any.
+    pub(crate) fn tally(&self) -> Arc<OnceLock<Tally>> {
         self.tally.clone()
     }
 
@@ -89,13 +114,18 @@ impl Fastpath {
 
     /// When to look again.
     pub(crate) fn next_retry_ms(&self, now_ms: u64) -> Option<u64> {
-        let used = self.used.as_ref()?;
-        used.next_retry_ms().into_iter().chain([self.look_at_ms.max(now_ms)]).min()
+        let retry = self.used.as_ref().and_then(Reconciler::next_retry_ms);
+        retry.into_iter().chain(self.wanted.then_some(self.look_at_ms.max(now_ms))).min()
     }
 
     /// Makes the links equal to what is wanted, unless what `failed` of the network's objects forbids it: a connection that connection tracking
     /// would lose sight of must not be carried.
     pub(crate) fn sync(&mut self, how: SyncMode, now_ms: u64, failed: impl Fn(&NetKey) -> bool) -> SyncReport<HookKey> {
+        if self.wanted && self.used.is_none() && now_ms >= self.look_at_ms {
+            // What is wanted of the links is lowered with the next turn.
+            self.load(now_ms);
+            return SyncReport::default();
+        }
         let Some(used) = &mut self.used else { return SyncReport::default() };
         if failed(&NetKey::Sysctl(LIBERAL.into())) {
             return SyncReport::default();
@@ -130,10 +160,10 @@ impl Fastpath {
         }
     }
 
-    /// What keeps packets from being carried, now or after the next start.
+    /// What keeps packets from being carried, now or after the next start. It is tried again.
     pub(crate) fn problem(&self) -> Option<Problem> {
         let error = self.error.as_ref()?;
-        let fix = format!("{}, and restart the agent; or set fastPath: false", error.fix());
+        let fix = format!("{}; the agent tries again; or set fastPath: false", error.fix());
         Some(Problem::new(1312, "packets of pods take the kernel's own way", "fastPath", fix).because(error.to_string()))
     }
 }

@@ -70,9 +70,11 @@ pub(crate) fn metrics(teller: &Teller, page: &mut Page) {
         page.sample("bowline_repairs_total", &[("of", of)], count);
     }
     page.single("bowline_apply_last_seconds", "gauge", "Time of the last change from intent to kernel.", status.last_us as f64 / 1e6);
-    if let Some(tally) = &teller.tally {
+    if let Some(tally) = teller.tally.get() {
         fastpath::metrics(tally, page);
     }
+    let maps = teller.applied.borrow().socket_maps.clone();
+    maps.metrics(page);
     guard::metrics(&guard::dropped(), page);
     page.single("bowline_pods", "gauge", "Pods attached to this node.", status.pods);
 }

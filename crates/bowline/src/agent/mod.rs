@@ -26,13 +26,14 @@ mod reaper;
 mod service_health;
 mod sockets;
 pub(crate) mod status;
+mod tries;
 mod tune;
 mod turn;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -215,10 +216,11 @@ fn start_kernel_thread(
     published: watch::Receiver<Published>,
     ledger: Arc<Ledger>,
     stop: &CancellationToken,
-) -> anyhow::Result<(std::thread::JoinHandle<()>, Option<Arc<Tally>>)> {
+) -> anyhow::Result<(std::thread::JoinHandle<()>, Arc<OnceLock<Tally>>)> {
     let foreign = Arc::<Foreign>::default();
-    let sockets = sockets::Sockets::open(config);
+    // First, since what a former mode's programs have begun is in maps that go with the hooks at sockets.
     let fastpath = fastpath::Fastpath::open(config);
+    let sockets = sockets::Sockets::open(config);
     let tally = fastpath.tally();
     let mut applier = Applier::open(config.iface.clone(), (sockets, fastpath), applied, ledger).context("netlink")?;
     listen_to_kernel(foreign.clone(), &applier.own_ports(), stop.clone())?;

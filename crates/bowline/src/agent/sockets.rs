@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bowline_dataplane::objects::sockets::{SocketKey, SocketValue};
-use bowline_kernel::bpf::{BpfError, Hooks, Place, SocketDriver, Sweeper};
+use bowline_kernel::bpf::{BpfError, Fill, Hooks, Place, Sizes, SocketDriver, Sweeper, is_full};
 use bowline_kernel::netns::NetNs;
 use bowline_kernel::reconcile::{Reconciler, SyncMode, SyncReport};
+use bowline_metrics::Page;
 use bowline_model::{Delta, Problem};
 
 use super::attachments::Records;
 use super::config::{AgentConfig, ServiceMode};
+use super::tries::Tries;
 
 /// How often the agent looks whether its programs are still where they belong, since nobody tells of that.
 const LOOK_EVERY_MS: u64 = 500;
-
-/// How often it tries again what the kernel refused.
-const TRY_EVERY_MS: u64 = 60_000;
 
 /// The programs and what they look into.
 pub(crate) struct Sockets {
@@ -26,6 +26,12 @@ pub(crate) struct Sockets {
     /// Why they are not used, or why a repair failed.
     error: Option<BpfError>,
     look_at_ms: u64,
+    tries: Tries,
+    sizes: Sizes,
+    /// What the programs remember of sockets, for who asks how much.
+    fill: Arc<Mutex<Option<Fill>>>,
+    /// Something does not fit; the log has it.
+    full: bool,
     nothing: BTreeMap<SocketKey, SocketValue>,
     /// Where it is written down which namespaces there are.
     records: Option<Records>,
@@ -64,6 +70,8 @@ impl Cgroup {
 struct Used {
     hooks: Hooks,
     maps: Reconciler<SocketDriver>,
+    /// How much is wanted of each map.
+    wanted: [usize; 3],
     /// Other builds' programs are gone.
     alone: bool,
     /// Rings when sockets may have lost their endpoint.
@@ -81,12 +89,16 @@ impl Sockets {
             used: None,
             error: None,
             look_at_ms: 0,
+            tries: Tries::default(),
+            sizes: config.map_sizes,
+            fill: Arc::default(),
+            full: false,
             nothing: BTreeMap::new(),
             records: Records::open(&config.state_dir).ok(),
             cgroup: Cgroup::of(config),
         };
         if wanted {
-            sockets.attach();
+            sockets.attach(0);
         } else {
             match Hooks::uninstall() {
                 Ok(false) => {}
@@ -97,18 +109,23 @@ impl Sockets {
         sockets
     }
 
-    fn attach(&mut self) {
-        match self.cgroup.place().and_then(|place| Hooks::open_at(&place)).and_then(|hooks| Ok((hooks.driver()?, hooks.sweeper()?, hooks)))
-        {
-            Ok((driver, sweeper, hooks)) => {
+    fn attach(&mut self, now_ms: u64) {
+        let opened = self.cgroup.place().and_then(|place| Hooks::open_at(&place, self.sizes));
+        match opened.and_then(|hooks| Ok((hooks.driver()?, hooks.sweeper()?, hooks.fill()?, hooks))) {
+            Ok((driver, sweeper, fill, hooks)) => {
                 tracing::info!("services are translated at the socket");
                 let sweep = start_sweeping(sweeper, self.records.clone());
-                self.used = Some(Used { hooks, maps: Reconciler::new(driver), alone: false, sweep, to_sweep: true });
+                *self.fill.lock().unwrap_or_else(PoisonError::into_inner) = Some(fill);
+                self.used = Some(Used { hooks, maps: Reconciler::new(driver), wanted: [0; 3], alone: false, sweep, to_sweep: true });
                 self.error = None;
             }
             Err(error) => {
-                tracing::warn!(%error, "services are served by nftables alone");
+                // Said once for as long as it is the same.
+                if self.error.as_ref().is_none_or(|before| before.to_string() != error.to_string()) {
+                    tracing::warn!(%error, "services are served by nftables alone");
+                }
                 self.error = Some(error);
+                self.look_at_ms = now_ms + self.tries.failed();
             }
         }
     }
@@ -127,14 +144,55 @@ impl Sockets {
     pub(crate) fn want(&mut self, delta: Delta<SocketKey, SocketValue>) {
         if let Some(used) = &mut self.used {
             used.to_sweep |= delta.remove.iter().any(|key| matches!(key, SocketKey::Live(_)));
-            used.maps.want(delta);
-            used.maps.allow_removal();
+            let Used { maps, wanted, .. } = used;
+            let known = maps.wanted();
+            for key in delta.set.keys().filter(|key| !known.contains_key(key)) {
+                wanted.get_mut(place(key)).into_iter().for_each(|count| *count += 1);
+            }
+            for key in delta.remove.iter().filter(|key| known.contains_key(key) && !delta.set.contains_key(key)) {
+                wanted.get_mut(place(key)).into_iter().for_each(|count| *count -= 1);
+            }
+            maps.want(delta);
+            maps.allow_removal();
         }
     }
 
-    /// What the kernel did not take, with the reason.
+    /// What the kernel did not take, with the reason. What does not fit is not among it ([`Sockets::full`]).
     pub(crate) fn failing(&self) -> impl Iterator<Item = (&SocketKey, &str)> {
-        self.used.iter().flat_map(|used| used.maps.failing())
+        self.used.iter().flat_map(|used| used.maps.failing()).filter(|(_, error)| !is_full(error))
+    }
+
+    /// How full the maps are.
+    pub(crate) fn maps(&mut self) -> SocketMaps {
+        let fill = self.fill.clone();
+        let Some(used) = &mut self.used else { return SocketMaps { fill, ..SocketMaps::default() } };
+        let (left_out, missing, refused) = used.maps.driver().left_out();
+        let of = |key: &SocketKey, error: &str| (is_full(error) && place(key) < 2).then_some(place(key));
+        let mut absent = [0, 0, left_out];
+        if missing > 0 {
+            for at in used.maps.failing().filter_map(|(key, error)| of(key, error)) {
+                absent.get_mut(at).into_iter().for_each(|count| *count += 1);
+            }
+        }
+        let [frontends, endpoints, live] = used.maps.driver().room();
+        let maps = [endpoints, live, frontends].into_iter().zip(used.wanted.into_iter().zip(absent));
+        let entries = maps.map(|((map, room), (wanted, absent))| (map, wanted.saturating_sub(absent), room)).collect();
+        SocketMaps { entries, left_out, refused, fill }
+    }
+
+    /// What does not fit into the maps; said in the log when it begins and when it is over.
+    pub(crate) fn full(&mut self, maps: &SocketMaps) -> Option<Problem> {
+        let full = maps.left_out > 0;
+        if full && !self.full {
+            tracing::warn!(frontends = maps.left_out, "maps of services are full: nftables serves what does not fit");
+        } else if self.full && !full {
+            tracing::info!("all services fit into their maps again");
+        }
+        self.full = full;
+        let what = "some services are served by nftables alone, since the maps of the others are full";
+        let fills: Vec<String> = maps.entries.iter().map(|(map, entries, room)| format!("{map} {entries} of {room}")).collect();
+        let fix = "raise the sizes under mapSizes in the agent's settings, and restart the agent";
+        full.then(|| Problem::new(1314, what, "mapSizes", fix).because(fills.join(", ")))
     }
 
     /// When to look again.
@@ -152,19 +210,20 @@ impl Sockets {
         let (mut how, mut put_back) = (how, false);
         if now_ms >= self.look_at_ms {
             let were_there = self.used.is_some();
-            self.look_at_ms = now_ms + if were_there { LOOK_EVERY_MS } else { TRY_EVERY_MS };
-            if self.look() {
+            if self.look(now_ms) {
                 (how, put_back) = (SyncMode::Full, were_there);
             }
         }
         let Some(used) = &mut self.used else { return SyncReport::default() };
         let mut report = used.maps.sync(how, now_ms);
         report.foreign += usize::from(put_back);
-        if report.is_clean() && std::mem::take(&mut used.to_sweep) {
+        // What does not fit the rules serve: nothing waits for it.
+        let done = report.read_error.is_none() && report.failed.iter().all(|failure| is_full(&failure.error));
+        if done && std::mem::take(&mut used.to_sweep) {
             // One that is rung already has not begun.
             let _ = used.sweep.try_send(());
         }
-        if report.is_clean() && !used.alone {
+        if done && !used.alone {
             match used.hooks.retire_others() {
                 Ok(()) => used.alone = true,
                 Err(error) => self.error = Some(error),
@@ -174,15 +233,17 @@ impl Sockets {
     }
 
     /// Says whether anything was put back.
-    fn look(&mut self) -> bool {
+    fn look(&mut self, now_ms: u64) -> bool {
+        self.look_at_ms = now_ms + LOOK_EVERY_MS;
         let Some(used) = &mut self.used else {
-            self.attach();
+            self.attach(now_ms);
             return self.used.is_some();
         };
         let repaired = used.hooks.repair().and_then(|repaired| {
             if repaired {
                 // With the pins the maps may have gone.
                 *used.maps.driver() = used.hooks.driver()?;
+                *self.fill.lock().unwrap_or_else(PoisonError::into_inner) = Some(used.hooks.fill()?);
                 used.sweep = start_sweeping(used.hooks.sweeper()?, self.records.clone());
                 used.to_sweep = true;
             }
@@ -207,6 +268,48 @@ impl Sockets {
         let error = self.error.as_ref()?;
         let what = if self.wanted { "services are served by nftables alone" } else { "programs of a former service mode are still there" };
         Some(Problem::new(1311, what, "serviceMode", error.fix()).because(error.to_string()))
+    }
+}
+
+/// How full the maps of services are.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SocketMaps {
+    /// Each map that the agent fills: its elements, and how many it has room for.
+    entries: Vec<(&'static str, usize, u32)>,
+    /// Frontends that are left to the rules.
+    left_out: usize,
+    /// Elements that a map had no room for, each as often as it was tried.
+    refused: u64,
+    fill: Arc<Mutex<Option<Fill>>>,
+}
+
+impl SocketMaps {
+    /// Writes it on a page, where there are maps.
+    pub(crate) fn metrics(&self, page: &mut Page) {
+        if self.entries.is_empty() {
+            return;
+        }
+        let mut maps = self.entries.clone();
+        if let Some(Ok(more)) = self.fill.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Fill::read) {
+            maps.extend(more);
+        }
+        page.head("bowline_socket_map_entries", "gauge", "Elements of the maps of services at the socket.");
+        maps.iter().for_each(|(map, entries, _)| page.sample("bowline_socket_map_entries", &[("map", map)], entries));
+        page.head("bowline_socket_map_entries_max", "gauge", "Elements that each has room for.");
+        maps.iter().for_each(|(map, _, room)| page.sample("bowline_socket_map_entries_max", &[("map", map)], room));
+        let left_out = "Addresses of services that nftables serves alone, because a map is full.";
+        page.single("bowline_socket_frontends_left_out", "gauge", left_out, self.left_out);
+        let refused = "Elements that a full map did not take, each as often as it was tried.";
+        page.single("bowline_socket_map_full_total", "counter", refused, self.refused);
+    }
+}
+
+/// The place of a key's map among what is wanted: the order in which they are filled.
+fn place(key: &SocketKey) -> usize {
+    match key {
+        SocketKey::Endpoint(_) => 0,
+        SocketKey::Live(_) => 1,
+        SocketKey::Frontend(_) => 2,
     }
 }
 

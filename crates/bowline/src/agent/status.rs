@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bowline_kernel::bpf::Tally;
@@ -143,7 +143,7 @@ pub(crate) struct Teller {
     /// From the agent's other tasks.
     pub(crate) house: Arc<House>,
     /// What the fast path has counted, where there is one.
-    pub(crate) tally: Option<Arc<Tally>>,
+    pub(crate) tally: Arc<OnceLock<Tally>>,
     /// What the settings ask for and does nothing here.
     pub(crate) warnings: Arc<[Problem]>,
     /// When the agent started.

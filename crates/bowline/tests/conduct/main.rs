@@ -15,6 +15,7 @@ mod explain;
 mod fastpath;
 mod foreign;
 mod kubeproxy;
+mod maps;
 mod moves;
 mod sockets;
 mod uninstall;
@@ -56,6 +57,8 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "detached", title: "hooks that someone detaches are put back", check: sockets::put_back },
     Row { name: "robbed", title: "programs taken off links are put back", check: fastpath::put_back },
     Row { name: "repairs-ebpf", title: "what others take away is put back", check: foreign::repaired },
+    Row { name: "late", title: "what the node lacks at the start may come", check: maps::the_file_system_comes_late },
+    Row { name: "full", title: "full maps: counted, said once, served", check: maps::full },
     Row { name: "restart", title: "a restart keeps hooks and maps", check: sockets::over_a_restart },
     Row { name: "mode", title: "another mode leaves nothing of this one", check: sockets::other_mode },
     Row { name: "uninstall-ebpf", title: "uninstall leaves nothing, and proves it", check: uninstall::leaves_nothing },

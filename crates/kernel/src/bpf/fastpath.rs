@@ -19,6 +19,7 @@ use super::attach::How;
 use super::epoch::{Connections, Epoch, Which};
 use super::hooks::{self, BpfError};
 use super::maps::{Pins, Table};
+use super::sizes::Sizes;
 use crate::netlink::{LinkInfo, Netlink};
 use crate::reconcile::{ApplyError, Driver, Failure, Report};
 use crate::sys::tcx::{self, Hook};
@@ -138,31 +139,33 @@ impl Fastpath {
     ///
     /// # Errors
     /// When the kernel lacks something, or the agent a right.
-    pub fn open(epoch: &Epoch) -> Result<Fastpath, BpfError> {
-        Fastpath::open_at(&hooks::bpffs()?, epoch)
+    pub fn open(epoch: &Epoch, sizes: Sizes) -> Result<Fastpath, BpfError> {
+        Fastpath::open_at(&hooks::bpffs()?, epoch, sizes)
     }
 
     /// The same with the maps in this BPF file system.
     ///
     /// # Errors
     /// As [`Fastpath::open`].
-    pub fn open_at(bpffs: &Path, epoch: &Epoch) -> Result<Fastpath, BpfError> {
-        Fastpath::open_as(None, bpffs, epoch)
+    pub fn open_at(bpffs: &Path, epoch: &Epoch, sizes: Sizes) -> Result<Fastpath, BpfError> {
+        Fastpath::open_as(None, bpffs, epoch, sizes)
     }
 
     /// The same by one of the two ways, or by the better that the kernel has.
-    pub(super) fn open_as(how: Option<How>, bpffs: &Path, epoch: &Epoch) -> Result<Fastpath, BpfError> {
+    pub(super) fn open_as(how: Option<How>, bpffs: &Path, epoch: &Epoch, sizes: Sizes) -> Result<Fastpath, BpfError> {
         let failed = |reason: String| BpfError::Load { reason };
         let mut netlink = Netlink::open().map_err(|error| failed(error.to_string()))?;
         let links = netlink.links().map_err(|error| failed(error.to_string()))?;
         let better = How::of_kernel(probe(&links)).map_err(|error| failed(format!("links cannot be asked for their programs: {error}")))?;
         let how = how.unwrap_or(better);
-        let maps = bpffs.join(hooks::DIRECTORY).join(hooks::maps_name());
+        let maps = bpffs.join(hooks::DIRECTORY).join(sizes.directory());
         fs::create_dir_all(&maps).map_err(hooks::at(&maps))?;
-        let mut object = EbpfLoader::new()
-            .default_map_pin_directory(&maps)
-            .load(bowline_bpf::fastpath())
-            .map_err(|error| failed(hooks::chain(&error)))?;
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(&maps);
+        for (map, size) in sizes.of_fastpath() {
+            loader.map_max_entries(map, size);
+        }
+        let mut object = loader.load(bowline_bpf::fastpath()).map_err(|error| failed(hooks::chain(&error)))?;
         let programs = Role::ALL.into_iter().map(|role| load(&mut object, role)).collect::<Result<Vec<_>, _>>()?;
         let pins = Pins::open(&maps, &MAPS)?;
         epoch.hold(&maps)?;

@@ -12,7 +12,8 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::maps::{Pins, SocketDriver};
+use super::maps::{Fill, Pins, SocketDriver};
+use super::sizes::Sizes;
 use super::stale::Sweeper;
 use crate::mounts;
 use crate::sys::bpf as sys;
@@ -128,6 +129,7 @@ struct Attaching {
     maps: PathBuf,
     links: PathBuf,
     node_netns: u64,
+    sizes: Sizes,
 }
 
 impl Hooks {
@@ -136,15 +138,16 @@ impl Hooks {
     ///
     /// # Errors
     /// When the kernel lacks something, or the agent a right.
-    pub fn open_at(place: &Place) -> Result<Hooks, BpfError> {
+    pub fn open_at(place: &Place, sizes: Sizes) -> Result<Hooks, BpfError> {
         let home = place.bpffs.join(DIRECTORY);
         let node_netns = own_netns()?;
         let mut hash = Sha256::new();
         hash.update(bowline_bpf::sockets());
         hash.update(node_netns.to_be_bytes());
+        hash.update(sizes.directory());
         let hash = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
-        let (maps, links) = (home.join(maps_name()), home.join(format!("links-{hash}")));
-        let place = Attaching { cgroup: place.cgroup.clone(), maps, links, node_netns };
+        let (maps, links) = (home.join(sizes.directory()), home.join(format!("links-{hash}")));
+        let place = Attaching { cgroup: place.cgroup.clone(), maps, links, node_netns, sizes };
         place.attach()?;
         let pins = Pins::open(&place.maps, &MAPS)?;
         Ok(Hooks { place, pins })
@@ -156,6 +159,14 @@ impl Hooks {
     /// If a map's pin is gone.
     pub fn driver(&self) -> Result<SocketDriver, BpfError> {
         SocketDriver::open(&self.place.maps)
+    }
+
+    /// What tells how full the maps are that the programs fill themselves.
+    ///
+    /// # Errors
+    /// If a map's pin is gone.
+    pub fn fill(&self) -> Result<Fill, BpfError> {
+        Fill::open(&self.place.maps)
     }
 
     /// What finds the sockets whose endpoint is gone.
@@ -228,11 +239,12 @@ impl Attaching {
             return Ok(());
         }
         let load = |error: aya::EbpfError| BpfError::Load { reason: chain(&error) };
-        let mut programs = EbpfLoader::new()
-            .override_global(bowline_bpf::NODE_NETNS, &self.node_netns, true)
-            .default_map_pin_directory(&self.maps)
-            .load(bowline_bpf::sockets())
-            .map_err(load)?;
+        let mut loader = EbpfLoader::new();
+        loader.override_global(bowline_bpf::NODE_NETNS, &self.node_netns, true).default_map_pin_directory(&self.maps);
+        for (map, size) in self.sizes.each() {
+            loader.map_max_entries(map, size);
+        }
+        let mut programs = loader.load(bowline_bpf::sockets()).map_err(load)?;
         let cgroup = File::open(&self.cgroup).map_err(at(&self.cgroup))?;
         for hook in bowline_bpf::SOCKET_HOOKS {
             let failed = |reason: String| BpfError::Attach { hook, reason };
@@ -254,13 +266,8 @@ impl Attaching {
     }
 }
 
-/// Name of the directory of the maps.
-pub(super) fn maps_name() -> String {
-    format!("{MAPS_PREFIX}{}", bowline_bpf::MAPS_VERSION)
-}
-
-/// Begins the names of the directories of maps, of whichever version.
-const MAPS_PREFIX: &str = "maps-";
+/// Begins the names of the directories of maps, of whichever version and sizes.
+pub(super) const MAPS_PREFIX: &str = "maps-";
 
 pub(super) fn is_maps_directory(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with(MAPS_PREFIX))

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod begun;
+mod full;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -16,7 +17,7 @@ use bowline_model::{Delta, Dual, Family, MacAddr};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
 use super::attach::How;
-use super::{Epoch, Fastpath};
+use super::{Epoch, Fastpath, Sizes};
 use crate::netlink::Netlink;
 use crate::netns::NetNs;
 use crate::netns::testing::fresh;
@@ -64,11 +65,24 @@ fn staged(test: impl FnOnce(&mut Stage) + Send) {
 
 /// The same with the programs attached in one way, or in the better that the kernel has.
 fn staged_as(how: Option<How>, test: impl FnOnce(&mut Stage) + Send) {
-    let (Some(node), Some(a), Some(b)) = (fresh(), fresh(), fresh()) else { return };
+    staged_with(how, Sizes::default(), test);
+}
+
+/// Runs a test on a thread with mounts of its own, where a BPF file system of its own is mounted.
+fn mounted(test: impl FnOnce() + Send) {
     let work = move || {
         sys::unshare_mounts().unwrap();
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
         mount("bpf", BPFFS, "bpf", MountFlags::empty(), None).unwrap();
+        test();
+    };
+    std::thread::scope(|scope| scope.spawn(work).join()).unwrap();
+}
+
+/// The same with maps of these sizes.
+fn staged_with(how: Option<How>, sizes: Sizes, test: impl FnOnce(&mut Stage) + Send) {
+    let (Some(node), Some(a), Some(b)) = (fresh(), fresh(), fresh()) else { return };
+    mounted(move || {
         let mut netlink = Netlink::open_in(&node).unwrap();
         netlink.set_up("lo").unwrap();
         // What the node says to senders it says from an address of its own.
@@ -81,15 +95,14 @@ fn staged_as(how: Option<How>, test: impl FnOnce(&mut Stage) + Send) {
         pod::attach(&mut netlink, &a, &spec("bwa", 1)).unwrap();
         pod::attach(&mut netlink, &b, &spec("bwb", 2)).unwrap();
         let epoch = Epoch::default();
-        let fastpath = node.run(|| Fastpath::open_as(how, Path::new(BPFFS), &epoch).unwrap()).unwrap();
+        let fastpath = node.run(|| Fastpath::open_as(how, Path::new(BPFFS), &epoch, sizes).unwrap()).unwrap();
         let mut stage = Stage { node, netlink, a, b, fastpath, epoch };
         stage.hook();
         // Connection tracking looks at packets only where a rule wants it.
         stage.nft("add table inet t; add chain inet t passing { type filter hook forward priority 0; }; add rule inet t passing ct state invalid counter");
         sysctl::write_in(&stage.node, "net/netfilter/nf_conntrack_tcp_be_liberal", "1").unwrap();
         test(&mut stage);
-    };
-    std::thread::scope(|scope| scope.spawn(work).join()).unwrap();
+    });
 }
 
 impl Stage {
@@ -362,9 +375,9 @@ fn programs_are_put_back_replaced_and_taken_off() {
         let tally = &fastpath.tally;
         let (mut links, other) = node
             .run(|| {
-                let driver = Fastpath::open_at(Path::new(BPFFS), &Epoch::default()).unwrap().driver;
+                let driver = Fastpath::open_at(Path::new(BPFFS), &Epoch::default(), Sizes::default()).unwrap().driver;
                 mount("bpf", "/mnt", "bpf", MountFlags::empty(), None).unwrap();
-                (Reconciler::new(driver), Fastpath::open_at(Path::new("/mnt"), &Epoch::default()).unwrap().driver)
+                (Reconciler::new(driver), Fastpath::open_at(Path::new("/mnt"), &Epoch::default(), Sizes::default()).unwrap().driver)
             })
             .unwrap();
         links.want(Delta { set: wanted(), remove: Default::default() });
@@ -399,7 +412,7 @@ fn programs_are_put_back_replaced_and_taken_off() {
         assert_eq!(node.run(|| Fastpath::uninstall().unwrap()).unwrap(), 4);
         assert_eq!(node.run(|| Fastpath::left().unwrap()).unwrap(), Vec::<String>::new());
 
-        let pinned = || std::fs::read_dir(format!("{BPFFS}/bowline/{}", super::hooks::maps_name())).map_or(0, Iterator::count);
+        let pinned = || std::fs::read_dir(format!("{BPFFS}/bowline/{}", Sizes::default().directory())).map_or(0, Iterator::count);
         assert_eq!(pinned(), 7);
         std::fs::remove_dir_all(format!("{BPFFS}/bowline")).unwrap();
         assert!(links.driver().keep_pins().unwrap());

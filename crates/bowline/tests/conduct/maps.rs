@@ -1,0 +1,141 @@
+//! BPF maps and their file system: what is not there at the start is waited for, and what does not fit is served by the rules.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::foreign::shell;
+use super::sockets::switch;
+use crate::common::cluster::cluster_ip;
+use crate::common::generator::{Generator, all_answered, unbroken};
+use crate::common::lab::{Lab, eventually, said};
+use crate::common::objects::{PORT, idle, server, service};
+use crate::common::rows::Bench;
+
+fn n1(lab: &Lab) -> Result<Value> {
+    let status = lab.status()?;
+    status["nodes"].as_array().into_iter().flatten().find(|node| node["node"] == "n1").cloned().context("n1 is silent")
+}
+
+fn has(node: &Value, code: u16) -> bool {
+    node["problems"].as_array().into_iter().flatten().any(|problem| problem["code"] == code)
+}
+
+/// A node whose BPF file system is mounted only after the agent has started.
+pub(crate) fn the_file_system_comes_late(bench: &Bench) -> Result<String> {
+    let lab = bench.lab()?;
+    lab.settled()?;
+    lab.agent("stop", "n1")?;
+    shell(lab, "n1", "umount -l /sys/fs/bpf")?;
+    lab.agent("start", "n1")?;
+    let without = eventually(|| {
+        let node = n1(lab)?;
+        ensure!(has(&node, 1311) && has(&node, 1312), "{}", node["problems"]);
+        Ok(node)
+    });
+    shell(lab, "n1", "mount -t bpf bpf /sys/fs/bpf")?;
+    let without = without?;
+    ensure!(without["fastPath"] == false && without["mode"] == "nftables" && without["synced"] == true, "{without}");
+    lab.settled()?;
+    let with = n1(lab)?;
+    ensure!(with["fastPath"] == true && with["mode"] == "ebpf", "{with}");
+    Ok("BW1311 and BW1312 while it was not mounted; both gone without a restart".to_owned())
+}
+
+/// More services than the map has room for: each has a frontend for each port and family.
+const SERVICES: usize = 30;
+const PORTS: u16 = 20;
+const ROOM: usize = 1024;
+
+/// A service of many ports, all of which lead to the server's one.
+fn wide(name: &str) -> Value {
+    let mut service = service(name, "full", None);
+    let port = |number: u16| {
+        let (protocol, port) = (if number.is_multiple_of(2) { "TCP" } else { "UDP" }, PORT + number / 2);
+        json!({"name": format!("p{number}"), "protocol": protocol, "port": port, "targetPort": PORT})
+    };
+    service["spec"]["ports"] = (0..PORTS).map(port).collect();
+    service
+}
+
+fn metric(lab: &Lab, name: &str) -> Result<u64> {
+    let page = shell(lab, "n1", "curl -s --max-time 3 http://127.0.0.1:10249/metrics")?;
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.with_context(|| format!("no {name}"))?.trim().parse().with_context(|| name.to_owned())
+}
+
+/// How often the log of an agent says so.
+fn times_said(lab: &Lab, words: &str) -> Result<usize> {
+    Ok(said(&lab.run(&["lab", "logs"], &[])?).context("no logs")?.matches(words).count())
+}
+
+pub(crate) fn full(bench: &Bench) -> Result<String> {
+    let lab = bench.lab()?;
+    switch(lab, "mapSizes", &format!("{{frontends: {ROOM}}}"))?;
+    let seen = filled_up(lab);
+    let names: Vec<String> = (0..SERVICES).map(name).chain(["full".to_owned()]).collect();
+    lab.delete("service", &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    lab.delete("pod", &["full-server", "full-client"])?;
+    switch(lab, "mapSizes", "{}")?;
+    seen
+}
+
+fn name(number: usize) -> String {
+    format!("full-{number:03}")
+}
+
+fn filled_up(lab: &Lab) -> Result<String> {
+    const WORDS: &str = "maps of services are full";
+    lab.apply_objects(&[server("full-server", "n2", "full")?, idle("full-client", "n1", "full-client")?, service("full", "full", None)])?;
+    lab.settled()?;
+    let mut targets = Vec::new();
+    for v6 in lab.families() {
+        targets.push(SocketAddr::new(cluster_ip(lab, "full", "default", v6)?, PORT).to_string());
+    }
+    let begin = |head: &[&str]| {
+        let words: Vec<&str> = head.iter().copied().chain(targets.iter().map(String::as_str)).collect();
+        Generator::in_pod(lab, "full-client", &words)
+    };
+    let (flows, streams) = (begin(&["datagrams", "full", "2000"])?, begin(&["stream", "4"])?);
+    let names: Vec<String> = (0..SERVICES).map(name).collect();
+    let more: Vec<Value> = names.iter().map(|name| wide(name)).collect();
+    let before = times_said(lab, WORDS)?;
+    lab.apply_objects(&more)?;
+    let filled = eventually(|| {
+        let node = n1(lab)?;
+        ensure!(has(&node, 1314) && node["cluster"]["services"].as_u64() >= Some(SERVICES as u64), "{}", node["problems"]);
+        ensure!(node["problems"].as_array().is_some_and(|all| all.len() == 1), "one problem for all of them: {}", node["problems"]);
+        let left_out = metric(lab, "bowline_socket_frontends_left_out")?;
+        let (entries, room) = (
+            metric(lab, "bowline_socket_map_entries{map=\"frontends\"}")?,
+            metric(lab, "bowline_socket_map_entries_max{map=\"frontends\"}")?,
+        );
+        let all = 2 * u64::from(PORTS) * SERVICES as u64;
+        ensure!(room == ROOM as u64 && entries <= room && entries + left_out >= all, "{entries} of {room}, {left_out} left out, of {all}");
+        Ok((entries, room, left_out))
+    })?;
+    let (entries, room, left_out) = filled;
+    ensure!(metric(lab, "bowline_socket_map_full_total")? >= left_out, "refusals are counted");
+    // All of them are served, in the map or not.
+    for name in names.iter().step_by(3) {
+        for v6 in lab.families() {
+            let target = SocketAddr::new(cluster_ip(lab, name, "default", v6)?, PORT).to_string();
+            let mut knock = Generator::in_pod(lab, "full-client", &["knock"])?;
+            ensure!(knock.ask(&target)? == true, "{name} at {target} does not answer");
+        }
+    }
+    ensure!(times_said(lab, WORDS)? == before + 1, "said {} times", times_said(lab, WORDS)? - before);
+    let sent = all_answered(&flows.finish()?)?;
+    let (requests, _) = unbroken(&streams.finish()?)?;
+    lab.delete("service", &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    eventually(|| {
+        let left_out = metric(lab, "bowline_socket_frontends_left_out")?;
+        ensure!(left_out == 0 && !has(&n1(lab)?, 1314), "{left_out} are left out still");
+        Ok(())
+    })?;
+    Ok(format!(
+        "{entries} of {room} frontends in the map, {left_out} left out and served; said once; 0 of {sent} datagrams lost, 0 connections broke \
+         ({requests} requests)"
+    ))
+}
