@@ -281,8 +281,13 @@ impl Applier {
         let hooks = self.sync_hooks(looks.net);
         let old = std::mem::replace(&mut self.lowered, intent.clone());
         let repaired = old.revision == intent.revision && rules.written + rules.removed > 0;
+        let work = Work::between(&self.reaped, intent, repaired);
+        // Before the revision is told of: nothing more begins by the rules of before, however long the reaper is at what it has.
+        if work.is_some() {
+            self.fastpath.forget();
+        }
         // What is cut before its rules are there would come up again by those of before.
-        self.reaper.post(Work::between(&self.reaped, intent, repaired));
+        self.reaper.post(work);
         if rules.is_clean() {
             self.reaped = intent.clone();
         }

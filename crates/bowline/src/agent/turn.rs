@@ -49,6 +49,9 @@ pub(crate) struct Counts {
     pub(crate) policies: usize,
     /// Pods in the cluster.
     pub(crate) pods: usize,
+    /// Namespaces.
+    #[serde(default)]
+    pub(crate) namespaces: usize,
 }
 
 /// The turn: its world, and what it hears and says.
@@ -133,6 +136,7 @@ impl Turn {
                 services: self.world.services().len(),
                 policies: self.world.policies().len(),
                 pods: self.world.pods().len(),
+                namespaces: self.world.namespaces().len(),
             },
         });
     }

@@ -33,9 +33,14 @@ impl Drop for Generator {
 impl Generator {
     /// Starts one in a pod; comes back when it is at work.
     pub(crate) fn in_pod(lab: &Lab, pod: &str, words: &[&str]) -> Result<Generator> {
+        Generator::in_pod_of(lab, "default", pod, words)
+    }
+
+    /// Starts one in a pod of a namespace; comes back when it is at work.
+    pub(crate) fn in_pod_of(lab: &Lab, namespace: &str, pod: &str, words: &[&str]) -> Result<Generator> {
         let program = myself()?;
         let argv: Vec<&str> = [program.as_str(), "--generator"].iter().chain(words).copied().collect();
-        Generator::begin(lab.pod_background(pod, &argv)?, format!("{} in {pod}", words.join(" ")))
+        Generator::begin(lab.pod_background(namespace, pod, &argv)?, format!("{} in {namespace}/{pod}", words.join(" ")))
     }
 
     /// Starts one on a node; comes back when it is at work.
@@ -75,7 +80,17 @@ impl Generator {
 
     /// Says a line and hears the answer.
     pub(crate) fn ask(&mut self, line: &str) -> Result<Value> {
-        writeln!(self.input.as_mut().context("it was ended")?, "{line}").with_context(|| self.what.clone())?;
+        self.say(line)?;
+        self.hear()
+    }
+
+    /// Says a line; the answer has to be heard.
+    pub(crate) fn say(&mut self, line: &str) -> Result<()> {
+        writeln!(self.input.as_mut().context("it was ended")?, "{line}").with_context(|| self.what.clone())
+    }
+
+    /// Hears the answer to what was said.
+    pub(crate) fn hear(&mut self) -> Result<Value> {
         let answer = self.line(PATIENCE)?;
         serde_json::from_str(&answer).with_context(|| format!("{}: {answer}", self.what))
     }

@@ -239,9 +239,9 @@ impl Lab {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("starting bowline")
     }
 
-    /// Starts a command in a pod of the default namespace, with its standard input and output at hand.
-    pub(crate) fn pod_background(&self, pod: &str, argv: &[&str]) -> Result<Child> {
-        self.background(&["lab", "exec", pod], argv)
+    /// Starts a command in a pod, with its standard input and output at hand.
+    pub(crate) fn pod_background(&self, namespace: &str, pod: &str, argv: &[&str]) -> Result<Child> {
+        self.background(&["lab", "exec", pod, "--namespace", namespace], argv)
     }
 
     /// Starts a command on a node, with its standard input and output at hand.
@@ -326,6 +326,15 @@ impl Lab {
         let applied = self.apply_file(&path);
         std::fs::remove_file(&path)?;
         applied
+    }
+
+    /// Deletes a manifest's objects, and waits until they are gone.
+    pub(crate) fn delete_text(&self, text: &str) -> Result<()> {
+        let path = std::env::temp_dir().join(format!("bowline-{}-gone.yaml", self.setup.name));
+        std::fs::write(&path, text)?;
+        let deleted = self.kubectl(&["delete", "-f", &path.display().to_string(), "--wait=true", "--timeout=60s"]);
+        std::fs::remove_file(&path)?;
+        deleted.map(|_| ())
     }
 
     /// What `bowline status` says of a lab in which something failed, and of what its logs warned last.

@@ -6,3 +6,4 @@
 pub mod dice;
 pub mod flows;
 pub mod notation;
+pub mod policies;

@@ -6,6 +6,7 @@ mod explain_properties;
 mod explain_table;
 mod facts;
 mod flows;
+mod policies;
 mod policy_table;
 mod properties;
 mod service_table;

@@ -60,8 +60,9 @@ pub(super) fn base_chain(table: &mut Table, name: &Arc<str>, base: BaseChain, pa
     path.push(chain.clone());
     loop {
         let fault = |chain: &Arc<str>, what: String| (End::Fault(Fault { chain: chain.clone(), what }), None);
-        let Some(spec) = table.chains.get(&chain) else { return fault(&chain, "is not there".to_owned()) };
-        let Some(rule) = spec.rules.get(index).cloned() else {
+        // The chain stays as it is while its rules fill sets.
+        let Some(spec) = table.chains.get(&chain).cloned() else { return fault(&chain, "is not there".to_owned()) };
+        let Some(rule) = spec.rules.get(index) else {
             match calls.pop() {
                 Some(back) => (chain, index) = back,
                 None => return (policy, None),
@@ -70,7 +71,7 @@ pub(super) fn base_chain(table: &mut Table, name: &Arc<str>, base: BaseChain, pa
         };
         index += 1;
         let by = Some((chain.clone(), rule.comment.clone()));
-        match run_rule(table, &rule, packet) {
+        match run_rule(table, rule, packet) {
             Err(what) => return fault(&chain, what),
             Ok(Step::Next | Step::Break) => {}
             Ok(Step::End(end)) => return (end, by),

@@ -27,7 +27,7 @@ pub use way::{LeadsTo, through};
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     sets: BTreeMap<Arc<str>, Set>,
-    chains: BTreeMap<Arc<str>, ChainSpec>,
+    chains: BTreeMap<Arc<str>, Arc<ChainSpec>>,
     now_ms: u64,
 }
 
@@ -103,7 +103,7 @@ impl Table {
                     table.sets.insert(name.clone(), set);
                 }
                 (NftKey::Chain(name), NftObject::Chain(spec)) => {
-                    table.chains.insert(name.clone(), spec.clone());
+                    table.chains.insert(name.clone(), Arc::new(spec.clone()));
                 }
                 (NftKey::Element { set, key }, NftObject::Element(spec)) => {
                     if let Some(set) = table.sets.get_mut(set) {
@@ -154,7 +154,7 @@ impl Table {
     }
 
     fn bases(&self, hook: Hook) -> Vec<(Arc<str>, BaseChain)> {
-        let at_hook = |(name, chain): (&Arc<str>, &ChainSpec)| chain.base.filter(|b| b.hook == hook).map(|b| (name.clone(), b));
+        let at_hook = |(name, chain): (&Arc<str>, &Arc<ChainSpec>)| chain.base.filter(|b| b.hook == hook).map(|b| (name.clone(), b));
         let mut bases: Vec<_> = self.chains.iter().filter_map(at_hook).collect();
         bases.sort_by_key(|(_, base)| base.priority);
         bases

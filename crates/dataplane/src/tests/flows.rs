@@ -6,23 +6,14 @@ use std::net::IpAddr;
 use bowline_compile::Compiler;
 use bowline_compile::testing::flows::{Answerer, Case, NARROW, Places, Row, SERVICES, Table, Wanted, plain};
 use bowline_compile::testing::notation::ifname;
-use bowline_model::intent::Intent;
-use bowline_model::{Dual, Family, MacAddr};
-use ipnet::IpNet;
+use bowline_model::{Family, MacAddr};
 
 use super::machine::{Fate, Machine, full_on};
+use super::nodes::{Node, host, next};
 use crate::interpret::{End, Packet};
-use crate::{HostFacts, LinkFacts};
 
 /// Enough draws of a random number for every share of up to four endpoints.
 const DRAWS: u32 = 12;
-
-/// A node: its rules, and who is on it.
-struct Node {
-    machine: Machine,
-    intent: Intent,
-    local: BTreeSet<IpAddr>,
-}
 
 struct Cluster<'t> {
     table: &'t Table,
@@ -39,44 +30,17 @@ enum Seen {
     Untouched,
 }
 
-fn mac(node: &str) -> MacAddr {
-    MacAddr::derived(&format!("eth0 of {node}"))
-}
-
-fn host(table: &Table, node: &str, places: &dyn Places) -> HostFacts {
-    let link = |name: &str, index, of: &str| LinkFacts {
-        name: name.into(),
-        index,
-        mtu_bytes: 1500,
-        addresses: Family::BOTH.map(|f| IpNet::new(places.address(of, f), if f == Family::V4 { 24 } else { 64 }).unwrap()).to_vec(),
-    };
-    let peers = table.nodes.keys().filter(|name| *name != node);
-    let macs = |name: &String| (name.as_str().into(), Dual { v4: Some(mac(name)), v6: Some(mac(name)) });
-    HostFacts {
-        links: vec![link("eth0", 2, node), link("eth1", 3, &format!("{node}b"))],
-        default_link: Some("eth0".into()),
-        peer_macs: peers.map(macs).collect(),
-        socket_hooks: false,
-        fast_path: false,
-    }
-}
-
 impl<'t> Cluster<'t> {
     fn new(table: &'t Table, cases: &[&Case]) -> Cluster<'t> {
         let places: Box<dyn Places + 't> = Box::new(plain(table));
+        let names: Vec<String> = table.nodes.keys().cloned().collect();
         let node = |name: &String| {
             let intent = Compiler::full(&table.world(name, cases, &*places)).value;
-            let host = host(table, name, &*places);
-            let addresses = &host.links[0].addresses;
-            let own = Dual::first_of(addresses.iter().map(IpNet::addr));
-            let connected = addresses.iter().map(IpNet::trunc).collect();
-            let machine = Machine::new(full_on(&intent, &host), connected, own);
-            let gateways = intent.routes.local.iter().flat_map(|local| local.pod_cidrs.iter().map(IpNet::network));
-            let links = host.links.iter().flat_map(|link| link.addresses.iter().map(IpNet::addr));
-            let local = gateways.chain(links).collect();
-            (name.clone(), Node { machine, intent, local })
+            let host = host(&names, name, &|of, family| places.address(of, family));
+            let objects = full_on(&intent, &host);
+            (name.clone(), Node::new(intent, &host, objects))
         };
-        let nodes = table.nodes.keys().map(node).collect();
+        let nodes = names.iter().map(node).collect();
         Cluster { table, places, nodes }
     }
 
@@ -114,26 +78,15 @@ impl<'t> Cluster<'t> {
                 Fate::NoRoute => panic!("{}: no route to {}", row.text, packet.dst),
                 Fate::Node => return self.arrived(&packet, (sender, asked, row.port)),
                 Fate::Left { link, .. } if link.starts_with("bwl-") => return self.arrived(&packet, (sender, asked, row.port)),
-                Fate::Left { link, gateway } => self.next(&at, &link, gateway, &packet),
+                Fate::Left { link, gateway } => next(&self.nodes, &at, (&link, gateway), &packet),
             };
-            let Some((next, iif, ether)) = next else {
+            let Some(onward) = next else {
                 assert_eq!((packet.dst, packet.dst_port), (asked, row.port), "a service leads nobody out of the cluster here");
                 return Seen::Untouched;
             };
-            let mut onward = Packet::new(packet.src, packet.dst, packet.protocol, packet.dst_port);
-            (onward.iif, onward.ether_src) = (iif, Some(ether));
-            (at, packet) = (next, onward);
+            (at, packet) = onward;
         }
         panic!("{}: goes round", row.text)
-    }
-
-    /// The node that a packet comes to next, if it stays in the cluster: by which link, from which Ethernet address.
-    fn next(&self, at: &str, link: &str, gateway: Option<IpAddr>, packet: &Packet) -> Option<(String, String, MacAddr)> {
-        let towards = gateway.unwrap_or(packet.dst);
-        let (name, _) = self.nodes.iter().find(|(_, node)| node.local.contains(&towards))?;
-        let tunnelled = link.starts_with("bowline");
-        let ether = if tunnelled { self.nodes[at].intent.routes.local.as_ref().unwrap().vtep_mac } else { mac(at) };
-        Some((name.clone(), link.to_owned(), ether))
     }
 
     fn arrived(&self, packet: &Packet, (sender, asked, port): (IpAddr, IpAddr, u16)) -> Seen {

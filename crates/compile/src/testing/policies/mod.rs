@@ -1,0 +1,219 @@
+//! Truth tables of NetworkPolicy as data: cases, each a few policies and who reaches whom then, cell by cell of a whole matrix.
+//!
+//! The cast, `cast.policies`, is the same for all themes:
+//!
+//! ```text
+//! ports 8080/tcp 8081/tcp 5353/udp                  what everybody serves
+//! node n1
+//! ns x ns=x team=red                                a namespace and its labels
+//! pod x/a @n1 pod=a tier=front web=8080/tcp         its node, labels, and names of its ports
+//! ```
+//!
+//! A theme is a file of cases:
+//!
+//! ```text
+//! case an empty selector means every pod of the namespace, and no other
+//!   policy x/p {podSelector: {}, ingress: [{from: [{podSelector: pod=a}]}]}
+//!   all pass
+//!   * -> x/* drop
+//!   x/a -> x/*:8080/tcp pass
+//! then the pod that was let in is another
+//!   label x/a pod=z
+//!   all pass
+//!   * -> x/* drop
+//! ```
+//!
+//! Each step has actions, and then what is true afterwards: `all pass` or `all drop`, and rows that say otherwise, the later over the earlier.
+//! A step that changes nothing, or a row that says nothing new, is a mistake.
+//!
+//! | action | what it does |
+//! |---|---|
+//! | `policy NAMESPACE/NAME SPEC` | makes a policy or changes it; the line goes on in deeper lines as long as brackets are open |
+//! | `label WHOM KEY=VALUE KEY-` | sets and takes away labels of a pod or a namespace |
+//! | `pod x/d @n1 KEY=VALUE` | a pod that is not of the cast; `pod x/d` again gives it other labels |
+//! | `gone WHOM` | a policy or such a pod is deleted |
+//!
+//! A spec is the API's own, with two shortenings. A selector may be words: `pod=a & tier in front|back & team notin red & key & not key`
+//! stands for the same as `matchLabels` (with `=`) and `matchExpressions`. A block may be a name: `cidr: $x/a` becomes a peer for each family,
+//! `4$x/a` for one. Names are the pods, nodes and `out`, `n1.pods` (the addresses for pods on n1), `pods` (of all nodes) and `all`.
+//!
+//! A row is `SENDERS -> RECEIVERS:PORTS pass`, or `drop`; lists by commas. Ends are `x/a`, `x/*`, `*/a`, `n1`, `@n1` (pods on n1), `pods`,
+//! `nodes`, `out` and `*`; ports `8080/tcp`, `8080` or `tcp`, all if none is named. `4: ` or `6: ` before it is one family.
+//!
+//! The matrix ([`Case::truths`]) is every pod, node and the host outside to each of them, by every port and family, where one end is a pod.
+//! Two things are true under whatever policy and are no row's affair: a pod reaches itself, and a node reaches its own pods.
+
+mod cells;
+mod places;
+mod read;
+mod scene;
+mod worlds;
+
+use std::collections::BTreeMap;
+
+use bowline_model::{Family, Protocol};
+use serde_json::Value;
+
+pub use places::{Places, plain};
+pub use scene::{Objects, Scene};
+pub use worlds::{Follower, Worlds};
+
+/// Who is there.
+pub const CAST: &str = include_str!("cast.policies");
+
+/// The themes.
+pub const THEMES: &[(&str, &str)] = &[
+    ("targets", include_str!("targets.policies")),
+    ("directions", include_str!("directions.policies")),
+    ("rules", include_str!("rules.policies")),
+    ("peers", include_str!("peers.policies")),
+    ("blocks", include_str!("blocks.policies")),
+    ("ports", include_str!("ports.policies")),
+    ("sums", include_str!("sums.policies")),
+    ("conflicts", include_str!("conflicts.policies")),
+    ("paths", include_str!("paths.policies")),
+    ("changes", include_str!("changes.policies")),
+    ("examples", include_str!("examples.policies")),
+];
+
+/// Labels by key.
+pub type Labels = BTreeMap<String, String>;
+
+/// A port that everybody serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port {
+    /// Its number.
+    pub number: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TablePod {
+    /// Its node.
+    pub node: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its ports that have names.
+    pub names: Vec<(String, Port)>,
+}
+
+/// Who is there before anything happens.
+#[derive(Debug, Clone)]
+pub struct Cast {
+    /// Ports that everybody serves.
+    pub ports: Vec<Port>,
+    /// Nodes.
+    pub nodes: Vec<String>,
+    /// Namespaces and pods.
+    pub scene: Scene,
+}
+
+/// A theme's cases.
+#[derive(Debug, Clone)]
+pub struct Theme {
+    /// Its name.
+    pub name: String,
+    /// Its cases, in order.
+    pub cases: Vec<Case>,
+}
+
+/// Policies and what is true then.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// What it shows.
+    pub title: String,
+    /// One after the other.
+    pub steps: Vec<Step>,
+}
+
+/// Something happens, and then something is true.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// What happens, in words; of the first step, the case's title.
+    pub title: String,
+    /// What is done.
+    pub actions: Vec<Action>,
+    /// What passes where no row says otherwise.
+    all: bool,
+    /// What else is true.
+    rows: Vec<Row>,
+}
+
+/// Something that is done.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// A policy is as its spec says.
+    Policy(String, Value),
+    /// A pod or a namespace has other labels; those without a value are taken away.
+    Label(String, Vec<(String, Option<String>)>),
+    /// A pod that is not of the cast is there.
+    Pod(String, TablePod),
+    /// A policy or such a pod is gone.
+    Gone(String),
+}
+
+#[derive(Debug, Clone)]
+struct Row {
+    text: String,
+    family: Option<Family>,
+    from: Vec<String>,
+    to: Vec<String>,
+    ports: Vec<PortPattern>,
+    passes: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct PortPattern {
+    number: Option<u16>,
+    protocol: Option<Protocol>,
+}
+
+/// One connection of the matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cell<'s> {
+    /// Who begins it: a pod `x/a`, a node, or `out`.
+    pub from: &'s str,
+    /// To whom.
+    pub to: &'s str,
+    /// To which port.
+    pub port: Port,
+    /// By which family.
+    pub family: Family,
+}
+
+/// A step in the order in which things happen: what is there then, and what is true.
+#[derive(Debug)]
+pub struct Truth<'t> {
+    /// The step.
+    pub step: &'t Step,
+    /// Pods, namespaces and policies.
+    pub scene: Scene,
+}
+
+impl std::fmt::Display for Cell<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Port { number, protocol } = self.port;
+        write!(f, "{} -> {}:{number}/{} {}", self.from, self.to, protocol.to_string().to_lowercase(), self.family)
+    }
+}
+
+/// All themes, read.
+pub fn themes() -> Vec<Theme> {
+    THEMES.iter().map(|(name, text)| Theme::read(name, text)).collect()
+}
+
+impl Case {
+    /// Its steps with what is there after each, begun with the cast.
+    pub fn truths<'t>(&'t self, cast: &Cast) -> Vec<Truth<'t>> {
+        let mut scene = cast.scene.clone();
+        let after = |step: &'t Step| {
+            let before = scene.clone();
+            step.actions.iter().for_each(|action| scene.take(action, cast));
+            assert!(scene != before, "{}: nothing happens", step.title);
+            Truth { step, scene: scene.clone() }
+        };
+        self.steps.iter().map(after).collect()
+    }
+}
