@@ -27,16 +27,8 @@ pub const LAYOUTS: &[Layout] = &[
             ("zero", 41, 3),
         ],
     ),
-    (
-        "way",
-        28,
-        &[("link", 0, 4), ("mtu", 4, 4), ("to", 8, 6), ("from", 14, 6), ("station", 20, 6), ("peer", 26, 1), ("zero", 27, 1)],
-    ),
-    (
-        "carried",
-        64,
-        &[("tie", 0, 12), ("way", 12, 28), ("epoch", 40, 8), ("judged_ns", 48, 8), ("confirmed", 56, 1), ("zero", 57, 7)],
-    ),
+    ("way", 28, &[("link", 0, 4), ("mtu", 4, 4), ("to", 8, 6), ("from", 14, 6), ("station", 20, 6), ("peer", 26, 1), ("zero", 27, 1)]),
+    ("carried", 64, &[("tie", 0, 12), ("way", 12, 28), ("epoch", 40, 8), ("judged_ns", 48, 8), ("confirmed", 56, 1), ("zero", 57, 7)]),
     (
         "opening",
         96,

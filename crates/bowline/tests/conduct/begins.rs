@@ -92,7 +92,9 @@ fn closes(lab: &Lab, denied: &mut [Generator], young: &mut [Generator]) -> Resul
     ensure!(slowest < CLOSED_WITHIN, "a denied client was answered for {} ms", slowest.as_millis());
     // Time for what must not come.
     std::thread::sleep(Duration::from_secs(2));
-    for ((generator, counts), before) in denied.iter_mut().map(|g| (g, "opened")).chain(young.iter_mut().map(|g| (g, "messages"))).zip(heard) {
+    for ((generator, counts), before) in
+        denied.iter_mut().map(|g| (g, "opened")).chain(young.iter_mut().map(|g| (g, "messages"))).zip(heard)
+    {
         let seen = generator.ask("?")?;
         ensure!(number(&seen, counts)? == before, "a denied client is answered again: {seen}");
     }

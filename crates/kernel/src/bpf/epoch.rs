@@ -158,7 +158,9 @@ impl Connections {
         let (mut done, mut first_error, now_ns) = (HandedOver::default(), None, now_ns());
         for table in &self.tables {
             let mut found = Vec::new();
-            table.elements().read(|key, value| found.extend(Direct::from_bytes(key, value).map(|connection| (key.to_vec(), connection))))?;
+            table
+                .elements()
+                .read(|key, value| found.extend(Direct::from_bytes(key, value).map(|connection| (key.to_vec(), connection))))?;
             for (key, connection) in found {
                 let (counted, outcome) = match fate(&connection, which, now_ns) {
                     Fate::Young => (&mut done.young, Ok(())),
@@ -202,8 +204,20 @@ fn fate(connection: &Direct, which: Which, now_ns: u64) -> Fate {
     }
     match which {
         Which::All => Fate::Tell,
-        Which::Grown if !connection.answered => if age_ns < UNANSWERED_NS { Fate::Young } else { Fate::Forget },
-        Which::Grown => if age_ns < GROWN_NS { Fate::Young } else { Fate::Tell },
+        Which::Grown if !connection.answered => {
+            if age_ns < UNANSWERED_NS {
+                Fate::Young
+            } else {
+                Fate::Forget
+            }
+        }
+        Which::Grown => {
+            if age_ns < GROWN_NS {
+                Fate::Young
+            } else {
+                Fate::Tell
+            }
+        }
     }
 }
 
