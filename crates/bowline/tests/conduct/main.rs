@@ -6,9 +6,9 @@
 #![allow(clippy::disallowed_methods, reason = "a test runner starts processes and keeps their time")]
 #![allow(clippy::indexing_slicing, reason = "a missing JSON field is null, and a test may fail loudly")]
 
+mod begins;
 #[path = "../common/mod.rs"]
 mod common;
-mod begins;
 mod cut;
 mod explain;
 mod fastpath;
@@ -16,6 +16,7 @@ mod foreign;
 mod kubeproxy;
 mod moves;
 mod sockets;
+mod tiers;
 mod uninstall;
 
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ use common::rows::{Group, Row};
 const ROWS: &[Row] = &[
     Row { name: "cut", title: "a policy cuts what it no longer allows", check: cut::by_policy },
     Row { name: "absence", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
+    Row { name: "tiers", title: "ClusterNetworkPolicies decide, and cut", check: tiers::decide },
     Row { name: "explain", title: "explain says what packets do", check: explain::says_what_packets_do },
     Row { name: "moves", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
     Row { name: "returns", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
@@ -40,6 +42,7 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "sockets", title: "a socket goes straight to the endpoint", check: sockets::straight },
     Row { name: "loopback", title: "node ports answer on loopback", check: sockets::on_loopback },
     Row { name: "refused", title: "no endpoint is refused at the socket", check: sockets::refused },
+    Row { name: "tiers-ebpf", title: "ClusterNetworkPolicies decide, and cut", check: tiers::decide },
     Row { name: "explain-ebpf", title: "explain says what packets do", check: explain::says_what_packets_do },
     Row { name: "kept", title: "a socket keeps its endpoint", check: sockets::kept },
     Row { name: "moves-ebpf", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
