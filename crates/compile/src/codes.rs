@@ -41,17 +41,23 @@ codes! {
     /// A range of a load balancer's clients is no network.
     BAD_SOURCE_RANGE = 3010: "An entry of a Service's loadBalancerSourceRanges is not a network in CIDR form. It lets nobody in; the others still do.";
     /// A selector of a policy cannot be understood.
-    BAD_SELECTOR = 4001: "A selector of a NetworkPolicy cannot be understood. A peer with it matches nothing; a policy with it as podSelector closes every pod that it may mean.";
+    BAD_SELECTOR = 4001: "A selector of a policy cannot be understood. A NetworkPolicy's peer with it matches nothing, a NetworkPolicy with it as podSelector closes every pod that it may mean; a ClusterNetworkPolicy's rule that it may be about takes nothing if it is an Accept rule, and denies everything otherwise.";
     /// An address block of a policy cannot be understood.
-    BAD_BLOCK = 4002: "An ipBlock of a NetworkPolicy cannot be understood and matches nothing.";
+    BAD_BLOCK = 4002: "An address block of a policy cannot be understood. An ipBlock of a NetworkPolicy matches nothing then; a ClusterNetworkPolicy's rule with such a network takes nothing if it is an Accept rule, and denies everything otherwise.";
     /// A port of a policy cannot be understood.
-    BAD_POLICY_PORT = 4003: "A port of a NetworkPolicy cannot be understood and matches nothing.";
+    BAD_POLICY_PORT = 4003: "A port of a policy cannot be understood. That of a NetworkPolicy matches nothing; a ClusterNetworkPolicy's rule with it takes nothing if it is an Accept rule, and denies everything otherwise.";
     /// A peer of a policy is empty or contradicts itself.
-    BAD_PEER = 4004: "A peer of a NetworkPolicy is empty, or has an ipBlock beside selectors, and matches nothing.";
+    BAD_PEER = 4004: "A peer of a policy is empty or contradicts itself. That of a NetworkPolicy (an ipBlock beside selectors) matches nothing. A ClusterNetworkPolicy's rule with a peer in which not exactly one known field is set, as one for a later version of the API would be, takes nothing if it is an Accept rule, and denies everything otherwise, as the API says (policy.networking.k8s.io/v1alpha2).";
     /// A policy type is unknown.
     BAD_POLICY_TYPE = 4005: "A policyType of a NetworkPolicy is neither Ingress nor Egress; the policy is taken to close both directions.";
     /// A policy cannot be read.
-    POLICY_UNREADABLE = 4006: "A NetworkPolicy has a field of the wrong type; the pods that it selects (all of its namespace if that cannot be read) are closed in both directions.";
+    POLICY_UNREADABLE = 4006: "A policy has a field of the wrong type; the pods that it selects (if that cannot be read, all of its namespace, or of the cluster for a ClusterNetworkPolicy) are closed in both directions.";
+    /// A ClusterNetworkPolicy does not say which pods it is about.
+    BAD_SUBJECT = 4007: "The subject of a ClusterNetworkPolicy does not have exactly one of namespaces and pods, or has a selector that cannot be understood. For the pods that it may mean its Accept rules take nothing, and its Deny and Pass rules deny everything.";
+    /// A field of a ClusterNetworkPolicy has a value that the API does not know.
+    BAD_TIER_FIELD = 4008: "A tier, priority or action of a ClusterNetworkPolicy is none that the API has (policy.networking.k8s.io/v1alpha2). An unknown action denies; a policy of an unknown tier closes the pods that it is about in both directions, in the Admin tier; a priority outside 0 to 1000 is taken as the number that it is.";
+    /// A peer of a ClusterNetworkPolicy is known and not supported.
+    UNSUPPORTED_PEER = 4009: "A rule of a ClusterNetworkPolicy has domainNames as a peer, which Bowline does not support. As the API says of what an implementation does not know, an Accept rule with it takes nothing, and any other denies everything. Name the networks instead.";
     /// A question to `bowline explain` cannot be understood.
     BAD_QUESTION = 4101: "`bowline explain SRC DST[:PORT[/PROTOCOL]]` takes for each end NAMESPACE/POD, NAMESPACE/SERVICE, NODE or an address. pod/NAMESPACE/NAME, svc/NAMESPACE/NAME and node/NAME say which of them is meant; an IPv6 address with a port stands in brackets. PROTOCOL is tcp, udp or sctp.";
     /// An end of the question is not in the cluster.

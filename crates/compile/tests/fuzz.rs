@@ -7,7 +7,8 @@ use bowline_compile::fuzz_objects;
 const CASES: usize = 100_000;
 
 /// The seeds of the fuzz target `objects`.
-const SEEDS: [&str; 5] = [
+const SEEDS: [&str; 6] = [
+    include_str!("../../../fuzz/seeds/objects/cluster_policy"),
     include_str!("../../../fuzz/seeds/objects/node"),
     include_str!("../../../fuzz/seeds/objects/pod"),
     include_str!("../../../fuzz/seeds/objects/policy"),

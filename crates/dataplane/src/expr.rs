@@ -269,6 +269,26 @@ impl RuleBuilder {
         self.add(Expr::MetaSetMark { from })
     }
 
+    /// The packet's mark has one of these bits.
+    pub(crate) fn mark(self, bits: u32) -> Self {
+        self.bits(Expr::Meta { key: MetaKey::Mark, to: Reg(0) }, bits, CmpOp::Ne, 0)
+    }
+
+    /// Sets bits of the packet's mark.
+    pub(crate) fn set_mark_bits(self, bits: u32) -> Self {
+        self.change_mark(bits, bits)
+    }
+
+    /// Clears bits of the packet's mark.
+    pub(crate) fn clear_mark_bits(self, bits: u32) -> Self {
+        self.change_mark(bits, 0)
+    }
+
+    fn change_mark(self, bits: u32, to: u32) -> Self {
+        let change = Expr::Bitwise { from: Reg(0), to: Reg(0), mask: (!bits).to_ne_bytes().into(), xor: to.to_ne_bytes().into() };
+        self.add(Expr::Meta { key: MetaKey::Mark, to: Reg(0) }).add(change).set_mark(Reg(0))
+    }
+
     /// Address of the node's own.
     pub(crate) fn for_this_node(self) -> Self {
         self.add(Expr::FibType { destination: true, to: Reg(0) }).compare(CmpOp::Eq, RTN_LOCAL.to_ne_bytes())

@@ -10,5 +10,5 @@ pub mod net;
 
 pub use checked::{Checked, Code, Problem};
 pub use delta::Delta;
-pub use names::{NamespaceName, NodeName, PodName, PolicyName, ServiceName, SliceName};
+pub use names::{ClusterPolicyName, NamespaceName, NodeName, PodName, PolicyName, ServiceName, SliceName};
 pub use net::{Dual, Family, MacAddr, Protocol};

@@ -42,6 +42,11 @@ plain_name!(
     NamespaceName
 );
 
+plain_name!(
+    /// A ClusterNetworkPolicy's name.
+    ClusterPolicyName
+);
+
 macro_rules! namespaced_name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

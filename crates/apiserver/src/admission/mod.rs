@@ -3,6 +3,7 @@
 //! Invariant: defaulting is idempotent and never overrides what is given; a rule names the field that breaks it.
 //! Reference: the API reference of Kubernetes 1.32.
 
+mod cluster_policy;
 mod defaults;
 mod names;
 mod pod;

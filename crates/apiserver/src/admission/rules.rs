@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::names::is_dns_label;
-use super::{pod, schema, workload};
+use super::{cluster_policy, pod, schema, workload};
 use crate::error::Cause;
 use crate::kinds::Resource;
 use crate::object::{items, text};
@@ -29,6 +29,10 @@ pub(super) fn check(resource: &Resource, old: Option<&Value>, object: &Value, ca
         ("networking.k8s.io", "networkpolicies") => check_policy(object, causes),
         ("networking.k8s.io", "ingresses") => check_ingress(object, causes),
         ("apiextensions.k8s.io", "customresourcedefinitions") => check_definition(object, causes),
+        ("policy.networking.k8s.io", "clusternetworkpolicies") => {
+            check_custom(resource, object, causes);
+            cluster_policy::check(object, causes);
+        }
         _ => check_custom(resource, object, causes),
     }
 }

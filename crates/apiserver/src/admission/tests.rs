@@ -146,3 +146,53 @@ fn objects_of_any_shape_are_survived() {
         }
     }
 }
+
+/// What is wrong with a ClusterNetworkPolicy under the definition that a cluster begins with.
+fn cluster_policy(spec: Value) -> Vec<String> {
+    let definition = std::sync::Arc::new(crate::controllers::cluster_network_policies());
+    let catalog = Catalog::with_definitions([&definition].into_iter());
+    let resource = catalog.find(&GroupResource::new("policy.networking.k8s.io", "clusternetworkpolicies")).unwrap();
+    let object =
+        json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": "x"}, "spec": spec});
+    match validate(resource, None, &object) {
+        Ok(()) => Vec::new(),
+        Err(ApiError::Invalid { causes, .. }) => causes.into_iter().map(|cause| cause.field).collect(),
+        Err(other) => vec![other.to_string()],
+    }
+}
+
+#[test]
+fn cluster_policies_are_as_their_definition_has_them() {
+    let whole = json!({"tier": "Admin", "priority": 1000, "subject": {"pods": {"namespaceSelector": {}, "podSelector": {}}},
+        "ingress": [{"name": "x", "action": "Pass", "from": [{"namespaces": {}}], "protocols": [{"destinationNamedPort": "http"}]}],
+        "egress": [{"action": "Deny", "to": [{"nodes": {}}, {"networks": ["0.0.0.0/0", "::/0"]}, {"domainNames": ["*.example.com"]}],
+            "protocols": [{"tcp": {"destinationPort": {"number": 80}}}, {"udp": {"destinationPort": {"range": {"start": 1, "end": 9}}}}]}]});
+    assert_eq!(cluster_policy(whole.clone()), Vec::<String>::new());
+    let with = |pointer: &str, value: Value| {
+        let mut spec = whole.clone();
+        *spec.pointer_mut(pointer).unwrap() = value;
+        cluster_policy(spec)
+    };
+    let rule = json!({"action": "Deny", "to": [{"nodes": {}}]});
+    for (pointer, value, field) in [
+        ("/tier", json!("Other"), "spec.tier"),
+        ("/priority", json!(1001), "spec.priority"),
+        ("/priority", json!(-1), "spec.priority"),
+        ("/subject", json!({}), "spec.subject"),
+        ("/subject", json!({"namespaces": {}, "pods": {"namespaceSelector": {}, "podSelector": {}}}), "spec.subject"),
+        ("/subject/pods", json!({"podSelector": {}}), "spec.subject.pods.namespaceSelector"),
+        ("/ingress/0/action", json!("Allow"), "spec.ingress[0].action"),
+        ("/ingress/0/name", json!("n".repeat(101)), "spec.ingress[0].name"),
+        ("/ingress/0/from", json!([]), "spec.ingress[0].from"),
+        ("/ingress/0/from/0", json!({}), "spec.ingress[0].from[0]"),
+        ("/ingress/0/protocols", json!([]), "spec.ingress[0].protocols"),
+        ("/egress", Value::from(vec![rule; 26]), "spec.egress"),
+        ("/egress/0/to/1/networks/0", json!("nonsense"), "spec.egress[0].to[1].networks[0]"),
+        ("/egress/0/protocols/0", json!({"destinationNamedPort": "http"}), "spec.egress[0].protocols[0].destinationNamedPort"),
+        ("/egress/0/protocols/0/tcp", json!({}), "spec.egress[0].protocols[0].tcp"),
+        ("/egress/0/protocols/0/tcp/destinationPort/number", json!(65_536), "spec.egress[0].protocols[0].tcp.destinationPort.number"),
+        ("/egress/0/protocols/1/udp/destinationPort/range/end", json!(1), "spec.egress[0].protocols[1].udp.destinationPort.range"),
+    ] {
+        assert_eq!(with(pointer, value.clone()), [field], "{pointer}: {value}");
+    }
+}

@@ -1,4 +1,5 @@
-//! What a cluster has from its first second: the service `kubernetes` with its endpoints, and the ServiceCIDR object.
+//! What a cluster has from its first second: the service `kubernetes` with its endpoints, the ServiceCIDR object, and the definition of
+//! ClusterNetworkPolicy.
 //!
 //! Reference: the API server of Kubernetes publishes these itself, at the first address of the service range.
 
@@ -8,7 +9,8 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::Config;
-use super::facts::{ENDPOINTS, SERVICE_CIDRS, SERVICES, SLICES};
+use super::definition;
+use super::facts::{DEFINITIONS, ENDPOINTS, SERVICE_CIDRS, SERVICES, SLICES};
 use crate::error::ApiError;
 use crate::store::{GroupResource, Store};
 
@@ -22,6 +24,7 @@ pub(super) fn first_address(range: &IpNet) -> Option<std::net::IpAddr> {
 
 /// Creates what is missing, and brings the endpoints up to date.
 pub(super) fn publish(store: &Store, config: &Config) {
+    put(store, &DEFINITIONS, None, definition::of_cluster_network_policies());
     let Some(primary) = config.service_cidrs.first() else {
         tracing::warn!("no service range given: services get no addresses");
         return;

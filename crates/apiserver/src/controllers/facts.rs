@@ -33,6 +33,7 @@ resource!(STATEFUL_SETS, "apps", "statefulsets");
 resource!(JOBS, "batch", "jobs");
 resource!(SLICES, "discovery.k8s.io", "endpointslices");
 resource!(SERVICE_CIDRS, "networking.k8s.io", "servicecidrs");
+resource!(DEFINITIONS, "apiextensions.k8s.io", "customresourcedefinitions");
 
 /// The key of an object.
 pub(super) fn key_of(object: &Value) -> Key {

@@ -14,6 +14,7 @@ mod accounts;
 mod bootstrap;
 mod collector;
 mod daemonset;
+mod definition;
 mod deployment;
 mod endpoints;
 mod facts;
@@ -26,6 +27,9 @@ mod runtime;
 mod scheduler;
 mod services;
 mod statefulset;
+
+#[cfg(test)]
+pub(crate) use definition::of_cluster_network_policies as cluster_network_policies;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;

@@ -10,7 +10,7 @@ use clap::Parser;
 use serde_json::Value;
 
 use super::{AgentArgs, AgentConfig};
-use crate::watch::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, ServiceCidr, Watchable};
+use crate::watch::{ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, ServiceCidr, Watchable};
 
 const BOWLINE: &str = include_str!("../../../../deploy/bowline.yaml");
 const UNINSTALL: &str = include_str!("../../../../deploy/uninstall.yaml");
@@ -129,8 +129,16 @@ fn the_account_may_do_what_the_agent_does_and_nothing_else() {
     fn of<T: Watchable>() -> (Kind, String) {
         (T::KIND, format!("{}/{}", T::GROUP, T::PLURAL))
     }
-    let watched =
-        [of::<Node>(), of::<Namespace>(), of::<Pod>(), of::<Service>(), of::<EndpointSlice>(), of::<NetworkPolicy>(), of::<ServiceCidr>()];
+    let watched = [
+        of::<Node>(),
+        of::<Namespace>(),
+        of::<Pod>(),
+        of::<Service>(),
+        of::<EndpointSlice>(),
+        of::<NetworkPolicy>(),
+        of::<ClusterNetworkPolicy>(),
+        of::<ServiceCidr>(),
+    ];
     assert_eq!(watched.iter().map(|(kind, _)| *kind).collect::<BTreeSet<_>>(), Kind::ALL.into(), "a kind more is watched: add it here");
     let mut wanted: BTreeSet<String> =
         watched.iter().flat_map(|(_, resource)| ["get", "list", "watch"].map(|verb| format!("{verb} {resource}"))).collect();

@@ -68,6 +68,11 @@ fn count_object(object: &Object, changes: &mut Changes) {
             changes.slices += 1;
             changes.triggers.extend(slice.triggered_at);
         }
-        Object::Namespace(_) | Object::Node(_) | Object::Pod(_) | Object::NetworkPolicy(_) | Object::ServiceCidr(_) => {}
+        Object::Namespace(_)
+        | Object::Node(_)
+        | Object::Pod(_)
+        | Object::NetworkPolicy(_)
+        | Object::ClusterNetworkPolicy(_)
+        | Object::ServiceCidr(_) => {}
     }
 }

@@ -14,7 +14,7 @@ use bowline_dataplane::service::nftables::TRANSLATED_MARK;
 use bowline_kernel::conntrack::{Conntrack, ConntrackError, Entry};
 use bowline_model::Protocol;
 use bowline_model::intent::Intent;
-use bowline_model::intent::policy::{PolicyIntent, SetId};
+use bowline_model::intent::policy::{Action, Peers, PolicyIntent, PortMatch, SetId, TierRule};
 use bowline_model::intent::services::{Endpoint, Frontend, FrontendAddress, ServicesIntent};
 use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
@@ -105,16 +105,44 @@ fn closes(old: &PolicyIntent, new: &PolicyIntent) -> bool {
     // What is added selects or names nothing that was there before; what names it has changed itself.
     old.pods.diff(&new.pods).any(|item| !matches!(item, DiffItem::Add(..)))
         || old.rules.diff(&new.rules).any(|item| !matches!(item, DiffItem::Add(..)))
-        || lost_a_member(&old.sets, &new.sets)
-        || lost_a_member(&old.named_ports, &new.named_ports)
+        || old.tiers.diff(&new.tiers).any(|item| !matches!(item, DiffItem::Add(..)))
+        || closes_by_members(old, new)
 }
 
-/// Whether a set lacks a member that it had. One that came or went is named by rules that came or went.
-fn lost_a_member<T: Ord + Clone>(old: &OrdMap<SetId, Arc<OrdSet<T>>>, new: &OrdMap<SetId, Arc<OrdSet<T>>>) -> bool {
-    old.diff(new).any(|item| match item {
-        DiffItem::Update { old: (_, old), new: (_, new) } => old.iter().any(|member| !new.contains(member)),
-        DiffItem::Add(..) | DiffItem::Remove(..) => false,
+/// Whether a set's other members may close something: one that lost some, or one that gained some and that a rule denies or passes on.
+fn closes_by_members(old: &PolicyIntent, new: &PolicyIntent) -> bool {
+    let (sets, ports) = (moved(&old.sets, &new.sets), moved(&old.named_ports, &new.named_ports));
+    let mut all = sets.values().chain(ports.values());
+    if all.any(|moved| moved.lost) {
+        return true;
+    }
+    if sets.is_empty() && ports.is_empty() {
+        return false;
+    }
+    let closing = |rule: &&TierRule| rule.action != Action::Accept;
+    new.tiers.values().flat_map(|rules| &rules.rules).filter(closing).any(|rule| {
+        let peers = match &rule.peers {
+            Peers::Any => &[],
+            Peers::OneOf { sets, .. } => sets.as_slice(),
+        };
+        let of_ports = |port: &PortMatch| matches!(port, PortMatch::Named(id) if ports.contains_key(id));
+        peers.iter().any(|id| sets.contains_key(id)) || rule.ports.iter().flatten().any(of_ports)
     })
+}
+
+/// How a set's members differ from those that it had.
+struct Moved {
+    /// Some are gone.
+    lost: bool,
+}
+
+/// The sets with other members. One that came or went is named by rules that came or went.
+fn moved<'a, T: Ord + Clone>(old: &'a OrdMap<SetId, Arc<OrdSet<T>>>, new: &'a OrdMap<SetId, Arc<OrdSet<T>>>) -> BTreeMap<&'a SetId, Moved> {
+    let updated = old.diff(new).filter_map(|item| match item {
+        DiffItem::Update { old: (_, old), new: (id, new) } => Some((id, Moved { lost: old.iter().any(|member| !new.contains(member)) })),
+        DiffItem::Add(..) | DiffItem::Remove(..) => None,
+    });
+    updated.collect()
 }
 
 /// Addresses that belonged to pods of this node and belong to none now: whatever speaks of them is a former owner's.
@@ -234,6 +262,7 @@ mod tests {
     use super::*;
     use bowline_kernel::conntrack::{Discriminator, Tuple};
     use bowline_model::ServiceName;
+    use bowline_model::intent::policy::{AddressSet, Direction, PodPolicy, PodSide, Tier, TierRules};
     use bowline_model::intent::services::{ServiceIntent, WhenEmpty};
 
     fn services(endpoints: &[(&str, u16)]) -> ServicesIntent {
@@ -282,8 +311,8 @@ mod tests {
     fn only_a_change_that_closes_is_looked_over() {
         let set = |members: &[&str]| {
             let mut policy = PolicyIntent::default();
-            let members: bowline_model::intent::policy::AddressSet = members.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect();
-            policy.sets.insert(bowline_model::intent::policy::SetId("pods-a".into()), Arc::new(members));
+            let members: AddressSet = members.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect();
+            policy.sets.insert(SetId("pods-a".into()), Arc::new(members));
             policy.pods.insert(Arc::from("bwl1"), Arc::default());
             policy
         };
@@ -293,9 +322,34 @@ mod tests {
         more.pods.insert(Arc::from("bwl2"), Arc::default());
         assert!(!closes(&set(&["10.0.0.1"]), &more), "one more pod");
         let mut selected = set(&["10.0.0.1"]);
-        let ingress = Some(vec![bowline_model::PolicyName::new("a", "deny")]);
-        selected.pods.insert("bwl1".into(), Arc::new(bowline_model::intent::policy::PodPolicy { ingress, egress: None }));
+        let ingress = PodSide { policies: Some(vec![bowline_model::PolicyName::new("a", "deny")]), ..PodSide::default() };
+        selected.pods.insert("bwl1".into(), Arc::new(PodPolicy { ingress, ..PodPolicy::default() }));
         assert!(closes(&set(&["10.0.0.1"]), &selected), "a policy more for a pod");
+    }
+
+    #[test]
+    fn a_member_more_closes_where_a_rule_denies_it_or_passes_it_on() {
+        let tiered = |action, members: &[&str], named: u16| {
+            let mut policy = PolicyIntent::default();
+            let members: AddressSet = members.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect();
+            policy.sets.insert(SetId("pods-a".into()), Arc::new(members));
+            let ports = (0..named).map(|port| ("10.0.0.9".parse().unwrap(), Protocol::Tcp, port)).collect();
+            policy.named_ports.insert(SetId("port-a".into()), Arc::new(ports));
+            policy.pods.insert(Arc::from("bwl1"), Arc::default());
+            let peers = Peers::OneOf { sets: vec![SetId("pods-a".into())], blocks: Vec::new() };
+            let rule = TierRule { label: "ingress[0]".into(), action, peers, ports: Some(vec![PortMatch::Named(SetId("port-a".into()))]) };
+            let rules = TierRules { tier: Tier::Admin, rules: vec![rule] };
+            policy.tiers.insert(("c".into(), Direction::Ingress), Arc::new(rules));
+            policy
+        };
+        for (action, by_more) in [(Action::Accept, false), (Action::Deny, true), (Action::Pass, true)] {
+            let old = tiered(action, &["10.0.0.1"], 1);
+            assert!(!closes(&old, &old.clone()), "{action:?}: nothing changed");
+            assert_eq!(closes(&old, &tiered(action, &["10.0.0.1", "10.0.0.2"], 1)), by_more, "{action:?}: a peer more");
+            assert_eq!(closes(&old, &tiered(action, &["10.0.0.1"], 2)), by_more, "{action:?}: a named port more");
+            assert!(closes(&old, &tiered(action, &[], 1)), "{action:?}: a peer less");
+        }
+        assert!(closes(&tiered(Action::Accept, &[], 1), &tiered(Action::Deny, &[], 1)), "another action");
     }
 
     #[test]

@@ -33,8 +33,8 @@ const LASTED: Duration = Duration::from_secs(5);
 /// Trouble of one kind alone that someone has to mend: no right to list it.
 const PACE: Pace = Pace { first: Duration::from_secs(1), most: Duration::from_secs(30) };
 
-/// A kind that the server lacks, or keeps from us: asked for again within so long.
-const ABSENT: Duration = Duration::from_secs(600);
+/// A kind that was there and that the server says, for so long, it has not: its definition was deleted, and its objects with it.
+const GONE_AFTER: Duration = Duration::from_secs(60);
 
 /// What may be over at any time: a list that is doubted, a version that is gone, a watch that ends as soon as it has begun.
 const SHORT_PACE: Pace = Pace { first: Duration::from_millis(500), most: Duration::from_secs(3) };
@@ -102,6 +102,7 @@ impl<T: Watchable> Follower<T> {
     /// A list that is believed.
     async fn list(&mut self) -> Listed<T> {
         let (mut failures, mut newest) = (0_u32, self.seen.is_none());
+        let mut lacked = None;
         loop {
             let outcome = match self.ask_list(newest).await {
                 Ok(listed) => self.judge(listed, newest).await,
@@ -118,6 +119,18 @@ impl<T: Watchable> Follower<T> {
             if T::OPTIONAL && self.seen.is_none() && matches!(trouble, Trouble::Refused { code: 403 | 404, .. }) {
                 // The others must not wait for what may not exist here. If nobody listens any more, the next one who tells notices.
                 let _ = self.send(Change::Synced(T::KIND)).await;
+            }
+            let gone = T::OPTIONAL && self.seen.is_some() && matches!(trouble, Trouble::Refused { code: 404, .. });
+            lacked = gone.then(|| lacked.unwrap_or_else(Instant::now));
+            if lacked.is_some_and(|since| since.elapsed() >= GONE_AFTER) {
+                tracing::warn!(
+                    kind = T::PLURAL,
+                    objects = self.known.len(),
+                    "the server has no such kind any more, so there is none of it"
+                );
+                (self.seen, lacked) = (None, None);
+                self.known.clear();
+                let _ = self.send(Change::Replace(T::KIND, Vec::new())).await;
             }
             self.tell(&trouble);
             newest |= matches!(trouble, Trouble::Expired(_) | Trouble::Doubted(_));
@@ -304,7 +317,9 @@ impl<T: Watchable> Follower<T> {
     async fn pause(&self, trouble: &Trouble, failures: u32) {
         match trouble {
             trouble if trouble.is_of_server() => {}
-            Trouble::Refused { code: 403 | 404, .. } if T::OPTIONAL => sleep(moment(ABSENT)).await,
+            Trouble::Refused { code: 403 | 404, .. } if T::OPTIONAL && self.seen.is_none() => {
+                sleep(moment(Duration::from_secs(T::ABSENT_SECONDS))).await;
+            }
             Trouble::Doubted(_) | Trouble::Expired(_) => sleep(SHORT_PACE.delay(failures)).await,
             Trouble::Refused { .. } | Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Unreadable(_) => {
                 sleep(PACE.delay(failures)).await;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: while the server does not serve, one question at a time is put to it by this node, however many kinds wait, and the next not
 //! before the pace allows it. The first good answer lets all go on. So a server that returns meets from each node at most one question
-//! in two to three seconds and a half, and then seven resumed watches.
+//! in two to three seconds and a half, and then eight resumed watches.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -7,12 +7,12 @@
 //! | silent though connected | the watch is taken up anew after 150 s (`events`) |
 //! | an answer cut off, too slow, or no list at all | dropped as a whole and asked for again (`list`) |
 //! | 410, in a watch or a list | listed anew: first from memory, not older than what was seen; then the newest |
-//! | 403 or 404 for a kind that a server may lack (ServiceCIDR before Kubernetes 1.33) | none of it, until it is answered |
+//! | 403 or 404 for a kind that a server may lack (ServiceCIDR before Kubernetes 1.33, ClusterNetworkPolicy without its CustomResourceDefinition) | none of it, until it is answered; if it was there, that is believed after a minute of 404 |
 //! | 401 | tokens are read from their file for every question, a kubeconfig when it has changed, keys and certificates when they are refused |
 //! | one of several servers does not answer or answers with 5xx | the next address is asked with the next question (`transport`) |
 //! | a list that is older, or is empty or lacks things and comes from a cluster without this node | asked for again, believed after a minute (`doubt`) |
 //!
-//! A server's return costs it one resumed watch for each of the seven kinds and node; if it has forgotten where the watches were, a list
+//! A server's return costs it one resumed watch for each of the eight kinds and node; if it has forgotten where the watches were, a list
 //! for each as well, answered from memory, and a look at the node's own object for each list that is empty or takes something away.
 //!
 //! Invariant: what leaves here is only what the API said; nothing is ever deleted because of trouble. A list that is read anew arrives as
@@ -42,7 +42,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use access::Access;
 pub(crate) use line::Outage;
-pub(crate) use watched::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, ServiceCidr, Watchable};
+pub(crate) use watched::{ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, ServiceCidr, Watchable};
 
 use follow::Follower;
 use line::Line;
@@ -63,6 +63,7 @@ pub(crate) fn start(
     source.follow::<Service>();
     source.follow::<EndpointSlice>();
     source.follow::<NetworkPolicy>();
+    source.follow::<ClusterNetworkPolicy>();
     source.follow::<ServiceCidr>();
     source.line.outage()
 }

@@ -18,14 +18,18 @@ pub(crate) trait Watchable: Clone + std::fmt::Debug + Send + Sync + 'static {
     const KIND: Kind;
     /// API group, empty for the core.
     const GROUP: &'static str;
+    /// Version of the group.
+    const VERSION: &'static str = "v1";
     /// Resource name in paths.
     const PLURAL: &'static str;
     /// Whether a server may lack the kind, or keep it from us, and all is well without it.
     const OPTIONAL: bool = false;
+    /// While a server lacks it, it is asked for again within so many seconds.
+    const ABSENT_SECONDS: u64 = 600;
 }
 
 macro_rules! watchable {
-    ($name:ident, $group:literal, $plural:literal $(, $constant:ident = $value:literal)?) => {
+    ($name:ident, $group:literal, $plural:literal $(, $constant:ident: $of:ty = $value:literal)*) => {
         #[doc = concat!("The kind ", stringify!($name), ".")]
         #[derive(Debug, Clone)]
         pub(crate) struct $name;
@@ -34,7 +38,7 @@ macro_rules! watchable {
             const KIND: Kind = Kind::$name;
             const GROUP: &'static str = $group;
             const PLURAL: &'static str = $plural;
-            $(const $constant: bool = $value;)?
+            $(const $constant: $of = $value;)*
         }
     };
 }
@@ -45,7 +49,16 @@ watchable!(Pod, "", "pods");
 watchable!(Service, "", "services");
 watchable!(EndpointSlice, "discovery.k8s.io", "endpointslices");
 watchable!(NetworkPolicy, "networking.k8s.io", "networkpolicies");
-watchable!(ServiceCidr, "networking.k8s.io", "servicecidrs", OPTIONAL = true);
+watchable!(ServiceCidr, "networking.k8s.io", "servicecidrs", OPTIONAL: bool = true);
+watchable!(
+    ClusterNetworkPolicy,
+    "policy.networking.k8s.io",
+    "clusternetworkpolicies",
+    VERSION: &'static str = "v1alpha2",
+    OPTIONAL: bool = true,
+    // Who installs the kind means to use it.
+    ABSENT_SECONDS: u64 = 120
+);
 
 /// An object with the metadata that the client library needs.
 #[derive(Debug, Clone)]
@@ -98,7 +111,7 @@ impl<T: Watchable> kube::Resource for Watched<T> {
     }
 
     fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
+        T::VERSION.into()
     }
 
     fn plural((): &()) -> Cow<'_, str> {

@@ -69,6 +69,20 @@ pub(crate) fn no_egress_policy(name: &str, app: &str) -> Value {
     })
 }
 
+/// A ClusterNetworkPolicy about the pods of `app`, with these sections of its spec (`ingress`, `egress`) beside.
+pub(crate) fn cluster_policy(name: &str, (tier, priority): (&str, u16), app: &str, sections: Value) -> Value {
+    let mut spec = json!({"tier": tier, "priority": priority, "subject": {"pods": pods_of(app)}});
+    for (direction, rules) in sections.as_object().into_iter().flatten() {
+        spec[direction] = rules.clone();
+    }
+    json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": name}, "spec": spec})
+}
+
+/// Pods of `app` in any namespace, as a ClusterNetworkPolicy's subject or peer.
+pub(crate) fn pods_of(app: &str) -> Value {
+    json!({"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": app}}})
+}
+
 impl Lab {
     /// Applies objects; comes back when the pods among them are ready.
     pub(crate) fn apply_objects(&self, objects: &[Value]) -> Result<()> {

@@ -17,6 +17,9 @@ const PODS: [(&str, &str, &str); 4] = [("ex-a", "n1", "ex-a"), ("ex-b", "n1", "e
 /// Names of policies of a round; each may be there or not.
 const POLICIES: [&str; 3] = ["ex-one", "ex-two", "ex-three"];
 
+/// Names of policies of the tiers.
+const CLUSTER_POLICIES: [&str; 3] = ["ex-u", "ex-v", "ex-w"];
+
 /// A port that a service gives on every node.
 const NODE_PORT: u16 = 30_977;
 
@@ -85,6 +88,34 @@ impl Random {
         }
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": spec})
     }
+
+    fn cluster_peer(&mut self, direction: &str) -> Value {
+        match self.below(if direction == "egress" { 6 } else { 4 }) {
+            0 => json!({"namespaces": {}}),
+            1..=3 => json!({"pods": {"namespaceSelector": {}, "podSelector": self.selector()}}),
+            4 => json!({"nodes": {}}),
+            _ => json!({"networks": [self.pick(&["10.42.0.0/16", "192.168.200.0/24", "10.42.1.0/24"]), "::/0"]}),
+        }
+    }
+
+    fn cluster_policy(&mut self, name: &str) -> Value {
+        let (tier, priority) = (self.pick(&["Admin", "Admin", "Baseline"]), self.below(3));
+        let subject = json!({"pods": {"namespaceSelector": {}, "podSelector": self.selector()}});
+        let mut spec = json!({"tier": tier, "priority": priority, "subject": subject});
+        for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+            let rules = (0..self.below(3)).map(|_| {
+                let mut rule = json!({"action": self.pick(&["Accept", "Deny", "Pass"])});
+                rule[peers] = (0..=self.below(2)).map(|_| self.cluster_peer(direction)).collect();
+                if self.below(3) == 0 {
+                    let port = PORT + u16::try_from(self.below(2)).unwrap_or_default();
+                    rule["protocols"] = json!([{"tcp": {"destinationPort": {"number": port}}}]);
+                }
+                rule
+            });
+            spec[direction] = rules.collect();
+        }
+        json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": name}, "spec": spec})
+    }
 }
 
 /// Who knocks, by the name that `explain` takes, and the generator that does it.
@@ -117,7 +148,13 @@ pub(crate) fn says_what_packets_do(bench: &Bench) -> Result<String> {
     let mut tally = Tally::default();
     let rounds = bench.figure(6, 40);
     for round in 0..rounds {
-        let policies: Vec<Value> = POLICIES.iter().take(1 + random.below(POLICIES.len())).map(|name| random.policy(name)).collect();
+        let named = 1 + random.below(POLICIES.len());
+        let mut policies: Vec<Value> = POLICIES.iter().take(named).map(|name| random.policy(name)).collect();
+        // Half of the rounds have both kinds, and some have tiers alone.
+        if round % 2 == 1 {
+            policies.truncate(named - 1);
+            policies.extend(CLUSTER_POLICIES.iter().map(|name| random.cluster_policy(name)));
+        }
         lab.apply_objects(&policies)?;
         lab.settled()?;
         let families = lab.families();
@@ -125,6 +162,7 @@ pub(crate) fn says_what_packets_do(bench: &Bench) -> Result<String> {
         let outcome = round_of(lab, v6, &mut tally);
         outcome.with_context(|| format!("round {round} (IPv6: {v6}), under {}", json!(policies)))?;
         lab.delete("networkpolicy", &POLICIES)?;
+        lab.delete("clusternetworkpolicy", &CLUSTER_POLICIES)?;
     }
     ensure!(tally.passed > 0 && tally.dropped > 0, "only {} passed and {} dropped: nothing was tried", tally.passed, tally.dropped);
     lab.delete("pod", &PODS.map(|(name, _, _)| name))?;

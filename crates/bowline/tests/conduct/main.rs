@@ -18,6 +18,7 @@ mod kubeproxy;
 mod maps;
 mod moves;
 mod sockets;
+mod tiers;
 mod uninstall;
 mod wire;
 
@@ -29,6 +30,7 @@ use common::rows::{Group, Row};
 const ROWS: &[Row] = &[
     Row { name: "cut", title: "a policy cuts what it no longer allows", check: cut::by_policy },
     Row { name: "absence", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
+    Row { name: "tiers", title: "ClusterNetworkPolicies decide, and cut", check: tiers::decide },
     Row { name: "explain", title: "explain says what packets do", check: explain::says_what_packets_do },
     Row { name: "attacks", title: "what no pod may send ends at its link", check: attacks::end_at_the_link },
     Row { name: "moves", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
@@ -44,6 +46,7 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "sockets", title: "a socket goes straight to the endpoint", check: sockets::straight },
     Row { name: "loopback", title: "node ports answer on loopback", check: sockets::on_loopback },
     Row { name: "refused", title: "no endpoint is refused at the socket", check: sockets::refused },
+    Row { name: "tiers-ebpf", title: "ClusterNetworkPolicies decide, and cut", check: tiers::decide },
     Row { name: "explain-ebpf", title: "explain says what packets do", check: explain::says_what_packets_do },
     Row { name: "kept", title: "a socket keeps its endpoint", check: sockets::kept },
     Row { name: "moves-ebpf", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },

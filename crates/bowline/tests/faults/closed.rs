@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use crate::common::generator::{Generator, counts, number};
 use crate::common::lab::{Lab, eventually};
-use crate::common::objects::{PORT, idle, ingress_policy, no_egress_policy, pod, server};
+use crate::common::objects::{PORT, cluster_policy, idle, ingress_policy, no_egress_policy, pod, server};
 use crate::common::rows::Bench;
 use crate::restarts::{at, named, nothing_through};
 
@@ -121,6 +122,27 @@ impl Newcomer<'_> {
 }
 
 pub(crate) fn new_pods(bench: &Bench) -> Result<String> {
+    let policies = [ingress_policy("newcomer-in", "newcomer", None), no_egress_policy("newcomer-out", "newcomer")];
+    under(bench, &Closing { kind: "networkpolicy", policies: policies.to_vec(), names: &["newcomer-in", "newcomer-out"] })
+}
+
+pub(crate) fn new_pods_by_tier(bench: &Bench) -> Result<String> {
+    let sections = json!({
+        "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}],
+        "egress": [{"action": "Deny", "to": [{"networks": ["0.0.0.0/0", "::/0"]}]}],
+    });
+    let policies = vec![cluster_policy("newcomer", ("Admin", 1000), "newcomer", sections)];
+    under(bench, &Closing { kind: "clusternetworkpolicy", policies, names: &["newcomer"] })
+}
+
+/// What closes the newcomers, both ways.
+struct Closing {
+    kind: &'static str,
+    policies: Vec<Value>,
+    names: &'static [&'static str],
+}
+
+fn under(bench: &Bench, closing: &Closing) -> Result<String> {
     let lab = bench.lab()?;
     probers(lab)?;
     lab.apply_objects(&[server("sink", "n1", "sink")?])?;
@@ -128,7 +150,7 @@ pub(crate) fn new_pods(bench: &Bench) -> Result<String> {
     let first = pod("newcomer-free", "n3", "free", &["flood", "free", &sink])?;
     lab.apply_objects(std::slice::from_ref(&first))?;
     let newest = named(lab, "free", "newcomer-free")?.ip(false)?;
-    lab.apply_objects(&[ingress_policy("newcomer-in", "newcomer", None), no_egress_policy("newcomer-out", "newcomer")])?;
+    lab.apply_objects(&closing.policies)?;
     let probes = [Generator::in_pod(lab, "prober1", &["probe"])?, Generator::in_pod(lab, "prober3", &["probe"])?];
     let mut newcomer = Newcomer { lab, probes, window: Vec::new() };
     newcomer.look_after(newest)?;
@@ -148,17 +170,16 @@ pub(crate) fn new_pods(bench: &Bench) -> Result<String> {
     }
     let free = counts(lab, "sink", "free")?;
     ensure!(free > 100, "only {free} datagrams of the pod without a policy came, so nothing is shown");
-    control(&mut newcomer, &sink)?;
+    control(&mut newcomer, &sink, closing)?;
     let doomed: Vec<&str> =
         names.iter().map(String::as_str).chain(["newcomer-free", "newcomer-late", "sink", "prober1", "prober3"]).collect();
     lab.delete("pod", &doomed)?;
-    lab.delete("networkpolicy", &["newcomer-in", "newcomer-out"])?;
     Ok(format!("{count} pods: 0 of {tried} datagrams and SYNs let in, 0 datagrams out (beside {free} of a free pod)"))
 }
 
 /// Without the policies the very same pod is found open, so that closedness is the policies' doing.
-fn control(newcomer: &mut Newcomer<'_>, sink: &str) -> Result<()> {
-    newcomer.lab.delete("networkpolicy", &["newcomer-in", "newcomer-out"])?;
+fn control(newcomer: &mut Newcomer<'_>, sink: &str, closing: &Closing) -> Result<()> {
+    newcomer.lab.delete(closing.kind, closing.names)?;
     newcomer.lab.settled()?;
     let (ip, _) = newcomer.come("newcomer-late", sink)?;
     let target = std::net::SocketAddr::new(ip, PORT).to_string();

@@ -28,6 +28,7 @@ const GROUPS: &[Group] = &[
             Row { name: "quiet", title: "a restart writes nothing", check: restarts::write_nothing },
             Row { name: "api", title: "the API server away, and back", check: api::away },
             Row { name: "new-pods", title: "new pods are closed from the first packet", check: closed::new_pods },
+            Row { name: "new-pods-tier", title: "new pods are closed by a tier, too", check: closed::new_pods_by_tier },
             Row { name: "closed", title: "denied while agents are killed", check: closed::through_restarts },
         ],
     },
@@ -37,6 +38,7 @@ const GROUPS: &[Group] = &[
             Row { name: "traffic-ebpf", title: "agents killed under traffic", check: restarts::under_traffic },
             Row { name: "quiet-ebpf", title: "a restart writes nothing", check: restarts::write_nothing },
             Row { name: "new-pods-ebpf", title: "new pods are closed from the first packet", check: closed::new_pods },
+            Row { name: "new-pods-tier-ebpf", title: "new pods are closed by a tier, too", check: closed::new_pods_by_tier },
         ],
     },
     Group {

@@ -18,9 +18,9 @@ pub(crate) fn soon(_: &str) -> Duration {
     Duration::from_secs(5)
 }
 
-/// What one node may ask after the return: seven watches that are resumed, seven that have to be listed first, and a look at the node for
+/// What one node may ask after the return: eight watches that are resumed, eight that have to be listed first, and a look at the node for
 /// each.
-const REQUESTS: u64 = 28;
+const REQUESTS: u64 = 32;
 
 /// A server that has been silent for so long on a connection on which it pushes all the time was cut off.
 const CUT: Duration = Duration::from_secs(1);

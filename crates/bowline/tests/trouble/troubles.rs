@@ -78,7 +78,7 @@ pub(crate) fn lists(bench: &Bench) -> Result<String> {
         stage.unchanged(&format!("lists were faulty: {fault}"))?;
         let asked = stage.front.order("counts")?;
         // A kind asks at most twice a second, for a list and beside it for its node.
-        let most = NODES.len() as u64 * (28 + 7 * 2 * 2 * lasted.as_secs());
+        let most = NODES.len() as u64 * (32 + 8 * 2 * 2 * lasted.as_secs());
         ensure!(asked.requests > 0 && asked.requests <= most, "{asked:?} in {} s of {fault}, not 1 to {most}", lasted.as_secs());
     }
     stage.front.order("well")?;

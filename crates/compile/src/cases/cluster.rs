@@ -76,6 +76,15 @@ impl Maker {
             return self.put(Kind::Pod, pod, place);
         }
         match Kind::ALL.into_iter().find(|kind| kind.as_str() == word) {
+            Some(Kind::ClusterNetworkPolicy) => match text(&object, "/apiVersion").as_str() {
+                "" | "policy.networking.k8s.io/v1alpha2" => self.put(Kind::ClusterNetworkPolicy, object, place),
+                other if other.starts_with("policy.networking.k8s.io/") => {
+                    let what = format!("a ClusterNetworkPolicy is of {}", other.escape_debug());
+                    Err(bad(what, place, "use policy.networking.k8s.io/v1alpha2"))
+                }
+                // Others have a kind of that name as well.
+                _ => Ok(()),
+            },
             Some(kind) => self.put(kind, object, place),
             None => Ok(()),
         }
@@ -88,7 +97,7 @@ impl Maker {
         }
         let mut namespace = text(&object, "/metadata/namespace");
         match kind {
-            Kind::Namespace | Kind::Node | Kind::ServiceCidr => namespace.clear(),
+            Kind::Namespace | Kind::Node | Kind::ClusterNetworkPolicy | Kind::ServiceCidr => namespace.clear(),
             Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::NetworkPolicy if namespace.is_empty() => namespace.push_str("default"),
             Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::NetworkPolicy => {}
         }
@@ -96,6 +105,7 @@ impl Maker {
         let read = Object::decode(kind, object.clone());
         let fault = match &read {
             Ok(Object::NetworkPolicy(policy)) => policy.unreadable.as_deref().map(str::to_owned),
+            Ok(Object::ClusterNetworkPolicy(policy)) => policy.unreadable.as_deref().map(str::to_owned),
             Ok(_) => None,
             Err(unreadable) => Some(unreadable.problem.why.clone()),
         };
@@ -137,8 +147,9 @@ impl Maker {
             }
         }
         let world = attach_pods(world, &NodeName::from(first.as_str()));
-        let problems =
-            crate::Compiler::full(&world).problems.into_iter().filter(|problem| problem.place.starts_with("NetworkPolicy")).collect();
+        let of_policies =
+            |problem: &Problem| problem.place.starts_with("NetworkPolicy") || problem.place.starts_with("ClusterNetworkPolicy");
+        let problems = crate::Compiler::full(&world).problems.into_iter().filter(of_policies).collect();
         Ok(Cluster { world, problems })
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use bowline_model::intent::policy::Direction;
 
 use super::told::Outcome;
-use crate::policy::{Packet, Side, Subject, ask};
+use crate::policy::{Packet, Side, Subject, ask, awaits_namespace};
 use crate::world::{Attached, World};
 
 /// What the two directions come to; none where the end is not a pod of this node.
@@ -30,9 +30,8 @@ impl Judged {
 pub(crate) fn judge(world: &World, packet: &Packet, own_node: bool) -> Judged {
     let source = if own_node { None } else { attachment(world, &packet.src) };
     let destination = attachment(world, &packet.dst);
-    let closed = |end: Option<&Attached>| end.is_some_and(|end| end.intent.pod.is_some() && world.pod_of(end).is_none());
-    if closed(source) || closed(destination) {
-        let shut = |end| closed(end).then(|| Side::plain(Outcome::Drop, "the pod is not known (yet, or any more), so it is closed"));
+    if closed(world, source).is_some() || closed(world, destination).is_some() {
+        let shut = |end| closed(world, end).map(|why| Side::plain(Outcome::Drop, why));
         return Judged { egress: shut(source), ingress: shut(destination) };
     }
     if let (Some(source), Some(destination)) = (source, destination)
@@ -50,6 +49,16 @@ pub(crate) fn judge(world: &World, packet: &Packet, own_node: bool) -> Judged {
         false => side(end, Direction::Ingress),
     };
     Judged { egress: source.map(|end| side(end, Direction::Egress)), ingress: destination.map(ingress) }
+}
+
+/// Why a pod is in no way open, if so.
+fn closed(world: &World, end: Option<&Attached>) -> Option<&'static str> {
+    let end = end.filter(|end| end.intent.pod.is_some())?;
+    match world.pod_of(end) {
+        None => Some("the pod is not known (yet, or any more), so it is closed"),
+        Some((name, _)) if awaits_namespace(world, name) => Some("the pod's Namespace is not known (yet, or any more), so it is closed"),
+        Some(_) => None,
+    }
 }
 
 /// The attachment that has an address.

@@ -107,11 +107,17 @@ pub struct Step {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyTold {
-    /// `namespace/name`.
+    /// `namespace/name` of a NetworkPolicy, `name` of a ClusterNetworkPolicy.
     pub name: String,
+    /// Admin or Baseline; none of a NetworkPolicy.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tier: Option<String>,
+    /// What the rule of a ClusterNetworkPolicy does: Accept, Deny or Pass; none where none of its rules takes the packet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub action: Option<String>,
     /// Whether one of its rules lets the packet through.
     pub allows: bool,
-    /// The first rule that does, as a field of the policy (`ingress[0]`).
+    /// The first rule that does, or that decides, as a field of the policy (`ingress[0]`), with the name that a ClusterNetworkPolicy gives it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     /// What that rule takes; or what each rule wants and what the packet has.

@@ -2,5 +2,6 @@
 //!
 //! Invariant: they read the world's objects and nothing that other modules made of them, and share no code with those.
 
+mod cluster_policy;
 pub mod policy;
 pub mod service;

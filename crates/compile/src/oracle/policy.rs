@@ -1,12 +1,14 @@
-//! NetworkPolicy (networking.k8s.io/v1), judged one packet at a time.
+//! NetworkPolicy (networking.k8s.io/v1) between the tiers of ClusterNetworkPolicy, judged one packet at a time.
 //!
-//! What cannot be read in a policy matches nothing. Only pods attached to this node are judged: others are their nodes' task.
+//! What cannot be read in a NetworkPolicy matches nothing. Only pods attached to this node are judged: others are their nodes' task.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bowline_model::intent::policy::Direction;
 use ipnet::IpNet;
 
+use super::cluster_policy::{Said, tier};
 use crate::world::{Attached, IntOrString, IpBlock, LabelRequirement, LabelSelector, Labels, NetworkPolicy, Peer, Pod, PolicyPort, World};
 
 /// One end of a connection, as it is seen at the pods' interfaces.
@@ -36,7 +38,9 @@ pub fn allowed(world: &World, src: End, dst: End, protocol: u8, port: Option<u16
         End::Address(ip) => attachment(world, ip),
         End::OwnNode(_) => None,
     };
-    let closed = |end: Option<&Attached>| end.is_some_and(|end| end.intent.pod.is_some() && pod_of(world, end).is_none());
+    let closed = |end: Option<&Attached>| {
+        end.is_some_and(|end| end.intent.pod.is_some() && pod_of(world, end).is_none_or(|pod| !is_placed(world, pod)))
+    };
     if closed(source) || closed(destination) {
         return false;
     }
@@ -46,21 +50,43 @@ pub fn allowed(world: &World, src: End, dst: End, protocol: u8, port: Option<u16
         return true;
     }
     let packet = Packet { src: src.ip(), dst: dst.ip(), protocol, port };
-    let out = source.and_then(|end| pod_of(world, end)).is_none_or(|pod| leaves(world, pod, &packet));
+    let out = source.and_then(|end| pod_of(world, end)).is_none_or(|pod| tiers(world, pod, Direction::Egress, &packet));
     let own_node = matches!(src, End::OwnNode(_));
-    let into = destination.and_then(|end| pod_of(world, end)).is_none_or(|pod| own_node || enters(world, pod, &packet));
+    let into = destination.and_then(|end| pod_of(world, end)).is_none_or(|pod| own_node || tiers(world, pod, Direction::Ingress, &packet));
     out && into
 }
 
-struct Packet {
-    src: IpAddr,
-    dst: IpAddr,
-    protocol: u8,
-    port: Option<u16>,
+pub(super) struct Packet {
+    pub(super) src: IpAddr,
+    pub(super) dst: IpAddr,
+    pub(super) protocol: u8,
+    pub(super) port: Option<u16>,
 }
 
-/// "If no policies select a pod for ingress, all ingress is allowed": else at least one rule of one policy must match.
-fn enters(world: &World, pod: &Pod, packet: &Packet) -> bool {
+/// Whether it can be said which ClusterNetworkPolicies are about a pod: not while its namespace's labels are unknown.
+fn is_placed(world: &World, pod: &Pod) -> bool {
+    let mut namespaces = world.namespaces().values();
+    world.cluster_policies().is_empty() || namespaces.any(|namespace| namespace.metadata.name == pod.metadata.namespace)
+}
+
+/// "Policy tiers are evaluated in the following order: Admin tier, NetworkPolicy tier, Baseline tier"; "v1.NetworkPolicy always makes a final
+/// decision for selected pods"; what no tier decides passes.
+fn tiers(world: &World, pod: &Pod, direction: Direction, packet: &Packet) -> bool {
+    match tier(world, "Admin", pod, direction, packet) {
+        Said::Accept => return true,
+        Said::Deny => return false,
+        Said::Pass | Said::Nothing => {}
+    }
+    let network_policies = match direction {
+        Direction::Ingress => enters(world, pod, packet),
+        Direction::Egress => leaves(world, pod, packet),
+    };
+    network_policies.unwrap_or_else(|| tier(world, "Baseline", pod, direction, packet) != Said::Deny)
+}
+
+/// "If no policies select a pod for ingress, all ingress is allowed": else at least one rule of one policy must match. None where no policy
+/// selects it.
+fn enters(world: &World, pod: &Pod, packet: &Packet) -> Option<bool> {
     let mut isolated = false;
     for policy in world.policies().values().filter(|policy| selects(policy, pod)) {
         if !directions(policy).0 {
@@ -74,15 +100,15 @@ fn enters(world: &World, pod: &Pod, packet: &Packet) -> bool {
             let from = rule.from.as_deref().unwrap_or(&[]);
             let ports = rule.ports.as_deref().unwrap_or(&[]);
             if any_peer(world, policy, from, packet.src) && any_port(world, ports, packet) {
-                return true;
+                return Some(true);
             }
         }
     }
-    !isolated
+    isolated.then_some(false)
 }
 
 /// The same for egress.
-fn leaves(world: &World, pod: &Pod, packet: &Packet) -> bool {
+fn leaves(world: &World, pod: &Pod, packet: &Packet) -> Option<bool> {
     let mut isolated = false;
     for policy in world.policies().values().filter(|policy| selects(policy, pod)) {
         if !directions(policy).1 {
@@ -96,11 +122,11 @@ fn leaves(world: &World, pod: &Pod, packet: &Packet) -> bool {
             let to = rule.to.as_deref().unwrap_or(&[]);
             let ports = rule.ports.as_deref().unwrap_or(&[]);
             if any_peer(world, policy, to, packet.dst) && any_port(world, ports, packet) {
-                return true;
+                return Some(true);
             }
         }
     }
-    !isolated
+    isolated.then_some(false)
 }
 
 /// Whether the policy says anything about (ingress, egress).
@@ -162,7 +188,7 @@ fn in_block(block: &IpBlock, ip: IpAddr) -> bool {
     cidr.contains(&ip) && !holes.iter().any(|hole| hole.contains(&ip))
 }
 
-fn network(text: &str) -> Option<IpNet> {
+pub(super) fn network(text: &str) -> Option<IpNet> {
     let net: IpNet = text.parse().ok()?;
     match net {
         IpNet::V6(v6) if v6.network().to_ipv4_mapped().is_some() => None,
@@ -197,7 +223,7 @@ fn port_matches(world: &World, wanted: &PolicyPort, packet: &Packet) -> bool {
 }
 
 /// Whether a container of the pod has a port of this name, protocol and number; a sidecar counts, another init container does not.
-fn declares(pod: &Pod, name: &str, protocol: u8, number: u16) -> bool {
+pub(super) fn declares(pod: &Pod, name: &str, protocol: u8, number: u16) -> bool {
     let sidecars = pod.spec.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     pod.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports).any(|port| {
         let of = match port.protocol.as_deref() {
@@ -210,17 +236,17 @@ fn declares(pod: &Pod, name: &str, protocol: u8, number: u16) -> bool {
     })
 }
 
-fn chooses(selector: &LabelSelector, labels: &Labels) -> bool {
+pub(super) fn chooses(selector: &LabelSelector, labels: &Labels) -> bool {
     sound(selector)
         && selector.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
         && selector.match_expressions.iter().all(|requirement| holds(requirement, labels))
 }
 
-fn sound(selector: &LabelSelector) -> bool {
+pub(super) fn sound(selector: &LabelSelector) -> bool {
     selector.match_expressions.iter().all(known)
 }
 
-fn known(requirement: &LabelRequirement) -> bool {
+pub(super) fn known(requirement: &LabelRequirement) -> bool {
     !requirement.key.is_empty()
         && match &*requirement.operator {
             "In" | "NotIn" => !requirement.values.is_empty(),
@@ -229,7 +255,7 @@ fn known(requirement: &LabelRequirement) -> bool {
         }
 }
 
-fn holds(requirement: &LabelRequirement, labels: &Labels) -> bool {
+pub(super) fn holds(requirement: &LabelRequirement, labels: &Labels) -> bool {
     let value = labels.get(&requirement.key);
     let listed = value.is_some_and(|value| requirement.values.contains(value));
     match &*requirement.operator {
@@ -259,7 +285,7 @@ fn pod_of<'a>(world: &'a World, attached: &Attached) -> Option<&'a Pod> {
 }
 
 /// The living pod that has an address: what is attached here goes before what statuses say, and the newest of those counts.
-fn pod_at(world: &World, ip: IpAddr) -> Option<&Pod> {
+pub(super) fn pod_at(world: &World, ip: IpAddr) -> Option<&Pod> {
     let live = |pod: &&Pod| !matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed"));
     if let Some(attached) = attachment(world, ip) {
         return pod_of(world, attached).filter(live);

@@ -5,9 +5,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bowline_model::PolicyName;
 use bowline_model::intent::pods::{PodIntent, PodsIntent};
-use bowline_model::intent::policy::{Direction, Peers, PodPolicy, PolicyIntent, PolicyRule, PortMatch};
+use bowline_model::intent::policy::{Action, Direction, Peers, PodPolicy, PodSide, PolicyIntent, PortMatch, TierRule};
+use bowline_model::{ClusterPolicyName, PolicyName};
 
 /// The first packet of a connection, with the addresses that it has at the pods' interfaces (destination translated, source not).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,14 +50,13 @@ pub enum Reason {
     AllowedBy(PolicyName, Direction),
     /// None of these policies lets it through.
     DeniedBy(Vec<PolicyName>, Direction),
+    /// This ClusterNetworkPolicy's rule decides, told by its label; `Pass` in the Baseline tier, after which nothing is asked.
+    Ruled(ClusterPolicyName, Arc<str>, Action, Direction),
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let way = |direction: &Direction| match direction {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        };
+        let way = |direction: &Direction| direction.word();
         match self {
             Reason::NoPolicy => f.write_str("no policy selects it"),
             Reason::Itself => f.write_str("a pod reaches itself"),
@@ -67,6 +66,9 @@ impl fmt::Display for Reason {
             Reason::DeniedBy(names, direction) => {
                 let names: Vec<String> = names.iter().map(ToString::to_string).collect();
                 write!(f, "{}: none of NetworkPolicy {} lets it through", way(direction), names.join(", "))
+            }
+            Reason::Ruled(name, rule, action, direction) => {
+                write!(f, "{}: {action:?} by ClusterNetworkPolicy {name}, {rule}", way(direction))
             }
         }
     }
@@ -133,25 +135,52 @@ impl<'a> Judge<'a> {
     }
 
     fn direction(&self, pod: Option<&Arc<PodIntent>>, direction: Direction, packet: &Flow, peer: &IpAddr) -> Verdict {
-        let policies = pod.and_then(|pod| self.pod_policy(pod)).and_then(|policy| match direction {
-            Direction::Ingress => policy.ingress.as_ref(),
-            Direction::Egress => policy.egress.as_ref(),
-        });
-        let Some(policies) = policies else {
-            return Verdict { allowed: true, by: Reason::NoPolicy };
+        let open = Verdict { allowed: true, by: Reason::NoPolicy };
+        let Some(PodSide { admin, policies, baseline }) = pod.and_then(|pod| self.pod_policy(pod)).map(|policy| policy.side(direction))
+        else {
+            return open;
         };
+        let ruled = |name: &ClusterPolicyName, rule: &TierRule| {
+            let by = Reason::Ruled(name.clone(), rule.label.clone(), rule.action, direction);
+            Verdict { allowed: rule.action != Action::Deny, by }
+        };
+        if let Some((name, rule)) = self.first(admin, direction, packet, peer).filter(|(_, rule)| rule.action != Action::Pass) {
+            return ruled(name, rule);
+        }
+        if let Some(policies) = policies {
+            return self.policies(policies, direction, packet, peer);
+        }
+        self.first(baseline, direction, packet, peer).map_or(open, |(name, rule)| ruled(name, rule))
+    }
+
+    /// The first rule of a tier that takes the packet.
+    fn first<'p>(
+        &self,
+        tier: &'p [ClusterPolicyName],
+        direction: Direction,
+        packet: &Flow,
+        peer: &IpAddr,
+    ) -> Option<(&'p ClusterPolicyName, &'a TierRule)> {
+        tier.iter().find_map(|name| {
+            let rules = self.policy.tiers.get(&(name.clone(), direction))?;
+            let rule = rules.rules.iter().find(|rule| self.matches(&rule.peers, rule.ports.as_deref(), packet, peer))?;
+            Some((name, rule))
+        })
+    }
+
+    fn policies(&self, policies: &[PolicyName], direction: Direction, packet: &Flow, peer: &IpAddr) -> Verdict {
         let lets = |name: &&PolicyName| {
             let rules = self.policy.rules.get(&((*name).clone(), direction));
-            rules.is_some_and(|rules| rules.rules.iter().any(|rule| self.matches(rule, packet, peer)))
+            rules.is_some_and(|rules| rules.rules.iter().any(|rule| self.matches(&rule.peers, rule.ports.as_deref(), packet, peer)))
         };
         match policies.iter().find(lets) {
             Some(name) => Verdict { allowed: true, by: Reason::AllowedBy(name.clone(), direction) },
-            None => Verdict { allowed: false, by: Reason::DeniedBy(policies.clone(), direction) },
+            None => Verdict { allowed: false, by: Reason::DeniedBy(policies.to_vec(), direction) },
         }
     }
 
-    fn matches(&self, rule: &PolicyRule, packet: &Flow, peer: &IpAddr) -> bool {
-        let peers = match &rule.peers {
+    fn matches(&self, peers: &Peers, ports: Option<&[PortMatch]>, packet: &Flow, peer: &IpAddr) -> bool {
+        let peers = match peers {
             Peers::Any => true,
             Peers::OneOf { sets, blocks } => {
                 let in_set = |id| self.policy.sets.get(id).is_some_and(|set| set.contains(peer));
@@ -159,7 +188,7 @@ impl<'a> Judge<'a> {
                     || blocks.iter().any(|block| block.cidr.contains(peer) && !block.except.iter().any(|hole| hole.contains(peer)))
             }
         };
-        peers && rule.ports.as_ref().is_none_or(|ports| ports.iter().any(|port| self.port_matches(port, packet)))
+        peers && ports.is_none_or(|ports| ports.iter().any(|port| self.port_matches(port, packet)))
     }
 
     fn port_matches(&self, port: &PortMatch, packet: &Flow) -> bool {

@@ -1,11 +1,11 @@
-//! A pod as policies see it from afar: labels, addresses, named ports.
+//! Pods and nodes as policies see them from afar: labels, addresses, named ports.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bowline_model::{NamespaceName, PodName, Protocol};
 
-use crate::world::{Labels, Pod, World};
+use crate::world::{Labels, Node, Pod, World};
 
 /// A pod that can be a member of sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,23 @@ impl Member {
             addresses,
             ports: named_ports(pod),
         })
+    }
+}
+
+/// A node that can be a member of sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeMember {
+    /// Its labels.
+    pub(crate) labels: Arc<Labels>,
+    /// All addresses of its status, of whatever type, that are addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+impl NodeMember {
+    /// The node.
+    pub(crate) fn of(node: &Node) -> NodeMember {
+        let addresses = node.status.addresses.iter().filter_map(|address| address.address.parse().ok()).collect();
+        NodeMember { labels: Arc::clone(&node.metadata.labels), addresses }
     }
 }
 

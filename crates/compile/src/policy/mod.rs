@@ -1,7 +1,7 @@
-//! NetworkPolicies to what holds for the pods of this node.
+//! NetworkPolicies and ClusterNetworkPolicies to what holds for the pods of this node.
 //!
-//! Invariant: a pod of this node that is attached, named, and not (or no longer) known as such is in no way open: it is absent.
-//! Only the rules of policies that select a pod of this node are kept, and only the sets that those rules name.
+//! Invariant: a pod of this node that is attached, named, and not (or no longer) known as such is in no way open: it is absent. So is one
+//! whose namespace is not known where there are ClusterNetworkPolicies: they choose by namespaces' labels. Only the rules of policies that select a pod of this node are kept, and only the sets that those rules name.
 
 mod judge;
 mod member;
@@ -9,32 +9,43 @@ mod rules;
 mod selector;
 mod sets;
 mod story;
+mod tier_story;
+mod tiers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bowline_model::intent::policy::{Direction, PodPolicy, PolicyIntent};
-use bowline_model::{PodName, PolicyName, Problem};
+use bowline_model::intent::policy::{Direction, PodPolicy, PodSide, PolicyIntent, PolicyRules, Tier, TierRules};
+use bowline_model::{ClusterPolicyName, NamespaceName, NodeName, PodName, PolicyName, Problem};
 use imbl::OrdMap;
 
 pub use judge::{Flow, Judge, Reason, Verdict, judge};
-use member::Member;
+use member::{Member, NodeMember};
 use rules::Compiled;
 use sets::{SetKey, Sets, Shift};
-pub(crate) use story::{Packet, Side, Subject, ask};
+pub(crate) use story::{Packet, Side, Subject};
+pub(crate) use tier_story::ask;
+use tiers::Ranked;
 
-use crate::world::{Attached, Touched, World};
+use crate::world::{Attached, Labels, Touched, World};
 
 /// Everything that policy was compiled from, and what came of it.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     members: BTreeMap<PodName, Member>,
+    nodes: BTreeMap<NodeName, NodeMember>,
     policies: BTreeMap<PolicyName, Compiled>,
+    ranked: BTreeMap<ClusterPolicyName, Ranked>,
+    /// The order in which ClusterNetworkPolicies are asked: by tier, then by priority; equal ones by their names, since the API leaves open
+    /// which goes first.
+    order: BTreeSet<(Tier, i64, ClusterPolicyName)>,
     /// Policies of which something could not be understood.
     faulty: BTreeSet<PolicyName>,
+    faulty_ranked: BTreeSet<ClusterPolicyName>,
     sets: Sets,
     pods: OrdMap<Arc<str>, Arc<PodPolicy>>,
-    rules: OrdMap<(PolicyName, Direction), Arc<bowline_model::intent::policy::PolicyRules>>,
+    rules: OrdMap<(PolicyName, Direction), Arc<PolicyRules>>,
+    tiers: OrdMap<(ClusterPolicyName, Direction), Arc<TierRules>>,
 }
 
 impl State {
@@ -44,7 +55,7 @@ impl State {
             *self = State::default();
         }
         let pods = self.touched_pods(world, touched);
-        let mut changed = self.move_members(world, &pods);
+        let mut changed = self.move_members(world, &pods) | self.move_nodes(world, touched);
         let policies: Vec<PolicyName> = match touched.all {
             true => world.policies().keys().cloned().collect(),
             false => touched.policies.iter().cloned().collect(),
@@ -60,9 +71,17 @@ impl State {
                 self.policies.insert(name.clone(), compiled);
             }
         }
-        let ifnames = touched_attachments(world, touched, &pods, &policies);
+        let ranked: Vec<ClusterPolicyName> = match touched.all {
+            true => world.cluster_policies().keys().cloned().collect(),
+            false => touched.cluster_policies.iter().cloned().collect(),
+        };
+        let subjects = self.rank(world, &ranked);
+        let mut ifnames = touched_attachments(world, touched, &pods, &policies);
+        if !ranked.is_empty() {
+            ifnames.extend(meant_by(world, &subjects));
+        }
         let selection = self.select(world, &ifnames);
-        if selection || !policies.is_empty() {
+        if selection || !policies.is_empty() || !ranked.is_empty() {
             changed |= self.hold();
         }
         changed | selection | touched.all
@@ -73,6 +92,7 @@ impl State {
         PolicyIntent {
             pods: self.pods.clone(),
             rules: self.rules.clone(),
+            tiers: self.tiers.clone(),
             sets: self.sets.pods.clone(),
             named_ports: self.sets.ports.clone(),
         }
@@ -80,7 +100,52 @@ impl State {
 
     /// What is wrong with the policies.
     pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.faulty.iter().filter_map(|name| self.policies.get(name)).flat_map(|policy| &policy.problems)
+        let policies = self.faulty.iter().filter_map(|name| self.policies.get(name)).flat_map(|policy| &policy.problems);
+        let ranked = self.faulty_ranked.iter().filter_map(|name| self.ranked.get(name)).flat_map(|policy| &policy.problems);
+        policies.chain(ranked)
+    }
+
+    /// Reads ClusterNetworkPolicies again; gives whom they were about, and whom they are about now.
+    fn rank(&mut self, world: &World, names: &[ClusterPolicyName]) -> Vec<tiers::Subject> {
+        let mut subjects = Vec::new();
+        for name in names {
+            self.faulty_ranked.remove(name);
+            if let Some(old) = self.ranked.remove(name) {
+                self.order.remove(&(old.tier, old.priority, name.clone()));
+                subjects.push(old.subject);
+            }
+            if let Some(policy) = world.cluster_policies().get(name) {
+                let new = tiers::compile(name, policy);
+                if !new.problems.is_empty() {
+                    self.faulty_ranked.insert(name.clone());
+                }
+                self.order.insert((new.tier, new.priority, name.clone()));
+                subjects.push(new.subject.clone());
+                self.ranked.insert(name.clone(), new);
+            }
+        }
+        subjects
+    }
+
+    /// Brings the sets up to date with nodes.
+    fn move_nodes(&mut self, world: &World, touched: &Touched) -> bool {
+        let names: Vec<NodeName> = match touched.all {
+            true => world.nodes().keys().cloned().collect(),
+            false => touched.nodes.iter().cloned().collect(),
+        };
+        let mut moved = false;
+        for name in names {
+            let new = world.nodes().get(&name).map(|node| NodeMember::of(node));
+            if new.as_ref() == self.nodes.get(&name) {
+                continue;
+            }
+            moved = true;
+            match new {
+                Some(new) => self.nodes.insert(name, new),
+                None => self.nodes.remove(&name),
+            };
+        }
+        moved && self.sets.follow_nodes(&self.nodes)
     }
 
     fn touched_pods(&self, world: &World, touched: &Touched) -> BTreeSet<PodName> {
@@ -137,43 +202,101 @@ impl State {
             return Some(PodPolicy::default());
         }
         let (name, pod) = world.pod_of(attached)?;
+        let mut of_pod = PodPolicy::default();
+        if !self.ranked.is_empty() {
+            self.tiers_of(namespace_labels(world, name)?, &pod.metadata.labels, &mut of_pod);
+        }
         let first = PolicyName::new(name.namespace.clone(), "");
         let same = self.policies.range(first..).take_while(|(policy, _)| policy.namespace == name.namespace);
-        let selecting = same.filter(|(_, policy)| policy.selector.matches(&pod.metadata.labels));
-        let (mut ingress, mut egress) = (Vec::new(), Vec::new());
-        for (policy, compiled) in selecting {
-            if compiled.ingress.is_some() {
-                ingress.push(policy.clone());
-            }
-            if compiled.egress.is_some() {
-                egress.push(policy.clone());
+        for (policy, compiled) in same.filter(|(_, policy)| policy.selector.matches(&pod.metadata.labels)) {
+            for (side, compiled) in [(&mut of_pod.ingress, &compiled.ingress), (&mut of_pod.egress, &compiled.egress)] {
+                if compiled.is_some() {
+                    side.policies.get_or_insert_default().push(policy.clone());
+                }
             }
         }
-        let some = |list: Vec<PolicyName>| (!list.is_empty()).then_some(list);
-        Some(PodPolicy { ingress: some(ingress), egress: some(egress) })
+        Some(of_pod)
+    }
+
+    /// Finds the ClusterNetworkPolicies for a pod, in the order in which they are asked.
+    fn tiers_of(&self, namespace: &Labels, pod: &Labels, of_pod: &mut PodPolicy) {
+        for (tier, _, name) in &self.order {
+            let Some(ranked) = self.ranked.get(name).filter(|ranked| ranked.subject.means(namespace, pod)) else { continue };
+            for (side, compiled) in [(&mut of_pod.ingress, &ranked.ingress), (&mut of_pod.egress, &ranked.egress)] {
+                let list = match tier {
+                    Tier::Admin => &mut side.admin,
+                    Tier::Baseline => &mut side.baseline,
+                };
+                if compiled.is_some() {
+                    list.push(name.clone());
+                }
+            }
+        }
     }
 
     /// Keeps the rules and sets that pods of this node need; gives whether that changed any.
     fn hold(&mut self) -> bool {
         let mut wanted: BTreeSet<(&PolicyName, Direction)> = BTreeSet::new();
-        for pod in self.pods.values() {
-            wanted.extend(pod.ingress.iter().flatten().map(|policy| (policy, Direction::Ingress)));
-            wanted.extend(pod.egress.iter().flatten().map(|policy| (policy, Direction::Egress)));
+        let mut ranked: BTreeSet<(&ClusterPolicyName, Direction)> = BTreeSet::new();
+        for (pod, direction) in self.pods.values().flat_map(|pod| Direction::BOTH.map(|direction| (pod, direction))) {
+            let PodSide { admin, policies, baseline } = pod.side(direction);
+            wanted.extend(policies.iter().flatten().map(|policy| (policy, direction)));
+            ranked.extend(admin.iter().chain(baseline).map(|policy| (policy, direction)));
         }
         let mut sets: BTreeSet<SetKey> = BTreeSet::new();
-        let mut rules = OrdMap::new();
-        let mut changed = wanted.len() != self.rules.len();
-        for (policy, direction) in wanted {
-            let Some(side) = self.policies.get(policy).and_then(|compiled| compiled.side(direction)) else { continue };
-            sets.extend(side.sets.iter().cloned());
-            let key = (policy.clone(), direction);
-            let old = self.rules.get(&key).filter(|old| **old == side.rules);
-            changed |= old.is_none();
-            rules.insert(key, Arc::clone(old.unwrap_or(&side.rules)));
-        }
-        self.rules = rules;
-        changed | self.sets.hold(&sets, &self.members)
+        let sides = wanted.into_iter().filter_map(|(name, direction)| {
+            let side = self.policies.get(name)?.side(direction)?;
+            Some(((name.clone(), direction), side))
+        });
+        let rules = held(&self.rules, sides, &mut sets);
+        let sides = ranked.into_iter().filter_map(|(name, direction)| {
+            let side = self.ranked.get(name)?.side(direction)?;
+            Some(((name.clone(), direction), side))
+        });
+        let tiers = held(&self.tiers, sides, &mut sets);
+        let changed = rules.is_some() || tiers.is_some();
+        self.rules = rules.unwrap_or_else(|| self.rules.clone());
+        self.tiers = tiers.unwrap_or_else(|| self.tiers.clone());
+        changed | self.sets.hold(&sets, &self.members, &self.nodes)
     }
+}
+
+/// The rules of these sides, where they are not what is held already; rules that stay the same stay the same objects.
+fn held<'s, K: Ord + Clone, R: PartialEq + 's>(
+    old: &OrdMap<K, Arc<R>>,
+    sides: impl Iterator<Item = (K, &'s rules::Side<R>)>,
+    sets: &mut BTreeSet<SetKey>,
+) -> Option<OrdMap<K, Arc<R>>> {
+    let mut new = OrdMap::new();
+    let mut changed = false;
+    for (key, side) in sides {
+        sets.extend(side.sets.iter().cloned());
+        let same = old.get(&key).filter(|old| **old == side.rules);
+        changed |= same.is_none();
+        new.insert(key, Arc::clone(same.unwrap_or(&side.rules)));
+    }
+    (changed || new.len() != old.len()).then_some(new)
+}
+
+/// The labels of a pod's namespace; none while that is not known.
+fn namespace_labels<'w>(world: &'w World, pod: &PodName) -> Option<&'w Labels> {
+    world.namespaces().get(&NamespaceName(pod.namespace.clone())).map(|namespace| &*namespace.metadata.labels)
+}
+
+/// Whether a pod must stay closed because nobody can say yet which ClusterNetworkPolicies are about it.
+pub(crate) fn awaits_namespace(world: &World, pod: &PodName) -> bool {
+    !world.cluster_policies().is_empty() && namespace_labels(world, pod).is_none()
+}
+
+/// The attachments of pods that one of these subjects means, or of which that cannot be said.
+fn meant_by<'w>(world: &'w World, subjects: &'w [tiers::Subject]) -> impl Iterator<Item = Arc<str>> + 'w {
+    let meant = |attached: &&Arc<Attached>| {
+        world.pod_of(attached).is_some_and(|(name, pod)| match namespace_labels(world, name) {
+            Some(namespace) => subjects.iter().any(|subject| subject.means(namespace, &pod.metadata.labels)),
+            None => true,
+        })
+    };
+    world.attached().values().filter(meant).map(|attached| Arc::clone(attached.host_ifname()))
 }
 
 /// The attachments whose policies must be found again.

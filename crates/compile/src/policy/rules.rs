@@ -31,9 +31,9 @@ pub(crate) struct Compiled {
 
 /// One direction of a policy.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Side {
+pub(crate) struct Side<R = PolicyRules> {
     /// Its rules.
-    pub(crate) rules: Arc<PolicyRules>,
+    pub(crate) rules: Arc<R>,
     /// The sets that they name.
     pub(crate) sets: BTreeSet<SetKey>,
 }
@@ -205,9 +205,7 @@ impl Reader<'_> {
     }
 
     fn cidr(&mut self, field: &str, text: &str) -> Option<IpNet> {
-        let net = text.parse::<IpNet>().ok().map(|net| net.trunc());
-        let mapped = |net: &IpNet| matches!(net, IpNet::V6(v6) if v6.network().to_ipv4_mapped().is_some());
-        let good = net.filter(|net| !mapped(net));
+        let good = network(text);
         if good.is_none() {
             let what = format!("`{}` is not a network, so the block matches nothing", text.escape_debug());
             self.problem(codes::BAD_BLOCK, what, field, "write it as 192.0.2.0/24 or 2001:db8::/32");
@@ -227,7 +225,7 @@ impl Reader<'_> {
                     matches.insert(found);
                 }
                 Ok(PortFound::Named(name, protocol)) => {
-                    let key = SetKey::Ports(scope.clone(), name, protocol);
+                    let key = SetKey::Ports(scope.clone(), name, Some(protocol));
                     matches.insert(PortMatch::Named(key.id()));
                     self.sets.insert(key);
                 }
@@ -239,6 +237,13 @@ impl Reader<'_> {
         }
         Some(matches.into_iter().collect())
     }
+}
+
+/// A network; none if the text is not one, or is one of IPv6 that stands for IPv4 addresses.
+pub(super) fn network(text: &str) -> Option<IpNet> {
+    let net = text.parse::<IpNet>().ok()?.trunc();
+    let mapped = matches!(net, IpNet::V6(v6) if v6.network().to_ipv4_mapped().is_some());
+    (!mapped).then_some(net)
 }
 
 /// A block as it is understood; none if it matches nothing.

@@ -1,4 +1,4 @@
-//! Sets of pod addresses and of named ports, each defined by its selectors alone.
+//! Sets of pods' and nodes' addresses and of named ports, each defined by its selectors alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bowline_model::intent::policy::{AddressSet, NamedPortSet, SetId};
-use bowline_model::{PodName, Protocol};
+use bowline_model::{NodeName, PodName, Protocol};
 use imbl::{OrdMap, OrdSet};
 use sha2::{Digest, Sha256};
 
-use super::member::Member;
+use super::member::{Member, NodeMember};
 use super::selector::Selector;
 
 /// Where the pods of a set are.
@@ -29,14 +29,18 @@ pub(crate) enum Scope {
 pub(crate) enum SetKey {
     /// Addresses of pods with such labels.
     Pods(Scope, Selector),
-    /// Ports of that name and protocol of all pods in scope.
-    Ports(Scope, Arc<str>, Protocol),
+    /// Ports of that name, and of that protocol if one is said, of all pods in scope.
+    Ports(Scope, Arc<str>, Option<Protocol>),
+    /// Addresses of nodes with such labels.
+    Nodes(Selector),
 }
 
 impl SetKey {
-    fn scope(&self) -> &Scope {
+    /// Where its pods are; none of a set of nodes.
+    fn scope(&self) -> Option<&Scope> {
         match self {
-            SetKey::Pods(scope, _) | SetKey::Ports(scope, _, _) => scope,
+            SetKey::Pods(scope, _) | SetKey::Ports(scope, _, _) => Some(scope),
+            SetKey::Nodes(_) => None,
         }
     }
 
@@ -45,15 +49,17 @@ impl SetKey {
     pub(crate) fn id(&self) -> SetId {
         let (mut text, hint) = match self {
             SetKey::Pods(_, pods) => (format!("pods {pods}"), "pods"),
-            SetKey::Ports(_, name, protocol) => (format!("port {name:?} {protocol}"), "port"),
+            SetKey::Ports(_, name, Some(protocol)) => (format!("port {name:?} {protocol}"), "port"),
+            SetKey::Ports(_, name, None) => (format!("port {name:?} of any protocol"), "port"),
+            SetKey::Nodes(nodes) => (format!("nodes {nodes}"), "nodes"),
         };
         let place = match self.scope() {
-            Scope::Namespace(namespace) => {
+            Some(Scope::Namespace(namespace)) => {
                 text.push_str(&format!(" in {namespace:?}"));
                 namespace.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').take(24).collect()
             }
-            Scope::Everywhere => "any".to_owned(),
-            Scope::Namespaces(selector) => {
+            Some(Scope::Everywhere) | None => "any".to_owned(),
+            Some(Scope::Namespaces(selector)) => {
                 text.push_str(&format!(" in namespaces {selector}"));
                 "any".to_owned()
             }
@@ -68,23 +74,26 @@ impl SetKey {
 
     fn chooses(&self, pod: &PodName, member: &Member) -> bool {
         let in_scope = match self.scope() {
-            Scope::Namespace(namespace) => pod.namespace == *namespace,
-            Scope::Namespaces(selector) => member.namespace_labels.as_ref().is_some_and(|labels| selector.matches(labels)),
-            Scope::Everywhere => true,
+            Some(Scope::Namespace(namespace)) => pod.namespace == *namespace,
+            Some(Scope::Namespaces(selector)) => member.namespace_labels.as_ref().is_some_and(|labels| selector.matches(labels)),
+            Some(Scope::Everywhere) => true,
+            None => false,
         };
         in_scope
             && match self {
                 SetKey::Pods(_, pods) => pods.matches(&member.labels),
                 SetKey::Ports(..) => true,
+                SetKey::Nodes(_) => false,
             }
     }
 
     fn ports<'a>(&'a self, member: &'a Member) -> impl Iterator<Item = (IpAddr, Protocol, u16)> + 'a {
         let (wanted, wanted_protocol) = match self {
-            SetKey::Ports(_, name, protocol) => (Some(name), Some(*protocol)),
-            SetKey::Pods(..) => (None, None),
+            SetKey::Ports(_, name, protocol) => (Some(name), *protocol),
+            SetKey::Pods(..) | SetKey::Nodes(_) => (None, None),
         };
-        let named = member.ports.iter().filter(move |(name, protocol, _)| Some(name) == wanted && Some(*protocol) == wanted_protocol);
+        let meant = move |protocol: &Protocol| wanted_protocol.is_none_or(|wanted| wanted == *protocol);
+        let named = member.ports.iter().filter(move |(name, protocol, _)| Some(name) == wanted && meant(protocol));
         named.flat_map(|(_, protocol, port)| member.addresses.iter().map(move |ip| (*ip, *protocol, *port)))
     }
 }
@@ -94,7 +103,8 @@ impl SetKey {
 pub(crate) struct Sets {
     local: BTreeMap<Arc<str>, BTreeMap<SetKey, SetId>>,
     wide: BTreeMap<SetKey, SetId>,
-    /// Members of pod sets.
+    of_nodes: BTreeMap<SetKey, SetId>,
+    /// Members of sets of pods and of nodes.
     pub(crate) pods: OrdMap<SetId, Arc<AddressSet>>,
     /// Members of named-port sets.
     pub(crate) ports: OrdMap<SetId, Arc<NamedPortSet>>,
@@ -102,15 +112,34 @@ pub(crate) struct Sets {
 
 impl Sets {
     /// Makes `wanted` the sets in use; gives whether that changed anything.
-    pub(crate) fn hold(&mut self, wanted: &BTreeSet<SetKey>, members: &BTreeMap<PodName, Member>) -> bool {
-        let held: BTreeSet<SetKey> = self.wide.keys().chain(self.local.values().flat_map(BTreeMap::keys)).cloned().collect();
+    pub(crate) fn hold(
+        &mut self,
+        wanted: &BTreeSet<SetKey>,
+        members: &BTreeMap<PodName, Member>,
+        nodes: &BTreeMap<NodeName, NodeMember>,
+    ) -> bool {
+        let shared = self.wide.keys().chain(self.of_nodes.keys());
+        let held: BTreeSet<SetKey> = shared.chain(self.local.values().flat_map(BTreeMap::keys)).cloned().collect();
         for key in held.difference(wanted) {
             self.remove(key);
         }
         for key in wanted.difference(&held) {
-            self.insert(key, members);
+            self.insert(key, members, nodes);
         }
         held != *wanted
+    }
+
+    /// Follows the nodes; gives whether any set has other members now. Two nodes may claim one address, so the sets are made anew.
+    pub(crate) fn follow_nodes(&mut self, nodes: &BTreeMap<NodeName, NodeMember>) -> bool {
+        let mut changed = false;
+        for (key, id) in &self.of_nodes {
+            let new = addresses_of(key, nodes);
+            if self.pods.get(id).is_none_or(|old| **old != new) {
+                self.pods.insert(id.clone(), Arc::new(new));
+                changed = true;
+            }
+        }
+        changed
     }
 
     /// Follows pods from what they were to what they are; gives whether any set has other members now.
@@ -126,6 +155,7 @@ impl Sets {
                     match key {
                         SetKey::Pods(..) => edit.pods.extend(member.addresses.iter().map(|ip| (gained, *ip))),
                         SetKey::Ports(..) => edit.ports.extend(key.ports(member).map(|port| (gained, port))),
+                        SetKey::Nodes(_) => {}
                     }
                 }
             }
@@ -141,16 +171,17 @@ impl Sets {
         self.local.get(namespace).into_iter().flatten().chain(&self.wide)
     }
 
-    fn insert(&mut self, key: &SetKey, members: &BTreeMap<PodName, Member>) {
+    fn insert(&mut self, key: &SetKey, members: &BTreeMap<PodName, Member>, nodes: &BTreeMap<NodeName, NodeMember>) {
         let id = key.id();
         let chosen = |(pod, member): &(&PodName, &Member)| key.chooses(pod, member);
         let meant: Vec<(&PodName, &Member)> = match key.scope() {
-            Scope::Namespace(namespace) => {
+            None => Vec::new(),
+            Some(Scope::Namespace(namespace)) => {
                 let first = PodName::new(namespace.clone(), "");
                 let same = members.range(first..).take_while(|(pod, _)| pod.namespace == *namespace);
                 same.filter(chosen).collect()
             }
-            Scope::Namespaces(_) | Scope::Everywhere => members.iter().filter(chosen).collect(),
+            Some(Scope::Namespaces(_) | Scope::Everywhere) => members.iter().filter(chosen).collect(),
         };
         match key {
             SetKey::Pods(..) => {
@@ -161,26 +192,41 @@ impl Sets {
                 let set = meant.iter().flat_map(|(_, member)| key.ports(member)).collect();
                 self.ports.insert(id.clone(), Arc::new(set));
             }
+            SetKey::Nodes(_) => {
+                self.pods.insert(id.clone(), Arc::new(addresses_of(key, nodes)));
+            }
         }
         match key.scope() {
-            Scope::Namespace(namespace) => self.local.entry(namespace.clone()).or_default().insert(key.clone(), id),
-            Scope::Namespaces(_) | Scope::Everywhere => self.wide.insert(key.clone(), id),
+            None => self.of_nodes.insert(key.clone(), id),
+            Some(Scope::Namespace(namespace)) => self.local.entry(namespace.clone()).or_default().insert(key.clone(), id),
+            Some(Scope::Namespaces(_) | Scope::Everywhere) => self.wide.insert(key.clone(), id),
         };
     }
 
     fn remove(&mut self, key: &SetKey) {
         let id = match key.scope() {
-            Scope::Namespace(namespace) => {
+            None => self.of_nodes.remove(key),
+            Some(Scope::Namespace(namespace)) => {
                 let id = self.local.get_mut(namespace).and_then(|keys| keys.remove(key));
                 self.local.retain(|_, keys| !keys.is_empty());
                 id
             }
-            Scope::Namespaces(_) | Scope::Everywhere => self.wide.remove(key),
+            Some(Scope::Namespaces(_) | Scope::Everywhere) => self.wide.remove(key),
         };
         if let Some(id) = id {
             self.pods.remove(&id);
             self.ports.remove(&id);
         }
+    }
+}
+
+/// The addresses of the nodes that a set is of.
+fn addresses_of(key: &SetKey, nodes: &BTreeMap<NodeName, NodeMember>) -> AddressSet {
+    match key {
+        SetKey::Nodes(selector) => {
+            nodes.values().filter(|node| selector.matches(&node.labels)).flat_map(|node| node.addresses.iter().copied()).collect()
+        }
+        SetKey::Pods(..) | SetKey::Ports(..) => AddressSet::default(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Why a pod's policies let a packet through or not: each rule asked in turn, and what it wants put into words.
+//! Why a pod's NetworkPolicies let a packet through or not: each rule asked in turn, and what it wants put into words.
 //!
 //! Invariant: selectors, blocks and ports are read by the readers that the rules themselves are made with, so a story cannot understand a
 //! policy otherwise than what is in force; that it comes to the same verdict as the oracle is a property test's to see.
@@ -59,20 +59,19 @@ impl Side {
     }
 }
 
-/// Asks the policies that select a pod in a direction.
-pub(crate) fn ask(world: &World, subject: Subject<'_>, direction: Direction, packet: &Packet) -> Side {
+/// Asks the NetworkPolicies that select a pod in a direction; none if there are none.
+pub(super) fn ask_policies(world: &World, subject: Subject<'_>, direction: Direction, packet: &Packet) -> Option<Side> {
     let first = PolicyName::new(subject.name.namespace.clone(), "");
     let same = world.policies().range(first..).take_while(|(name, _)| name.namespace == subject.name.namespace);
     let asked: Vec<Asked> = same.filter_map(|(name, policy)| ask_one(world, name, policy, subject, direction, packet)).collect();
-    let word = word(direction);
     if asked.is_empty() {
-        return Side::plain(Outcome::Pass, format!("no policy selects {} for {word}", subject.name));
+        return None;
     }
     let allowing = asked.iter().find_map(|asked| Some((asked.told.name.clone(), asked.told.rule.clone()?, asked.told.why.clone())));
     let policies: Vec<PolicyTold> = asked.iter().map(|asked| asked.told.clone()).collect();
     if let Some((name, rule, why)) = allowing {
         let text = format!("NetworkPolicy {name}, {rule}: {}", why.join("; "));
-        return Side { outcome: Outcome::Pass, text, details: Vec::new(), policies, pass_if: Vec::new() };
+        return Some(Side { outcome: Outcome::Pass, text, details: Vec::new(), policies, pass_if: Vec::new() });
     }
     let names: Vec<&str> = policies.iter().map(|told| told.name.as_str()).collect();
     let text = format!("NetworkPolicy {}", names.join(", "));
@@ -86,7 +85,7 @@ pub(crate) fn ask(world: &World, subject: Subject<'_>, direction: Direction, pac
     pass_if.dedup();
     pass_if.truncate(WAYS_MAX);
     pass_if.push(broader(world, &names, direction, packet));
-    Side { outcome: Outcome::Drop, text, details, policies, pass_if }
+    Some(Side { outcome: Outcome::Drop, text, details, policies, pass_if })
 }
 
 /// More ways than these are no help.
@@ -98,10 +97,13 @@ fn broader(world: &World, names: &[&str], direction: Direction, packet: &Packet)
         [one] => format!("NetworkPolicy {one}"),
         _ => "one of these policies".to_owned(),
     };
-    let peer = peer_of(direction, packet);
-    let labels = labels_of(world, &peer);
-    let port = format!("{}/{}", packet.port, lower(packet.protocol));
-    format!("{of} had an {} rule that took {labels} on {port}", word(direction))
+    format!("{of} had an {} rule that took {}", direction.word(), packet_words(world, direction, packet))
+}
+
+/// What a rule would have to take.
+pub(super) fn packet_words(world: &World, direction: Direction, packet: &Packet) -> String {
+    let labels = labels_of(world, &peer_of(direction, packet));
+    format!("{labels} on {}/{}", packet.port, lower(packet.protocol))
 }
 
 /// A peer by what a rule could name it by.
@@ -121,21 +123,14 @@ fn labels_of(world: &World, peer: &IpAddr) -> String {
     if labels.is_empty() { name.to_string() } else { format!("{} ({name})", labels.join(", ")) }
 }
 
-fn peer_of(direction: Direction, packet: &Packet) -> IpAddr {
+pub(super) fn peer_of(direction: Direction, packet: &Packet) -> IpAddr {
     match direction {
         Direction::Ingress => packet.src,
         Direction::Egress => packet.dst,
     }
 }
 
-fn word(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
-    }
-}
-
-fn lower(protocol: Protocol) -> String {
+pub(super) fn lower(protocol: Protocol) -> String {
     protocol.to_string().to_lowercase()
 }
 
@@ -179,7 +174,7 @@ fn ask_one(
     if !compiled.selector.matches(subject.labels) || compiled.side(direction).is_none() {
         return None;
     }
-    let told = |why| PolicyTold { name: name.to_string(), allows: false, rule: None, why };
+    let told = |why| PolicyTold { name: name.to_string(), tier: None, action: None, allows: false, rule: None, why };
     let whole = Selector::parse(&policy.spec.pod_selector, "", &mut Vec::new()).whole;
     if !whole || policy.unreadable.is_some() {
         let why = vec!["cannot be understood, so it lets nothing through".to_owned()];
@@ -187,16 +182,16 @@ fn ask_one(
     }
     let rules = rules_of(policy, direction);
     if rules.is_empty() {
-        let why = vec![format!("has no {} rule, so it lets nothing through", word(direction))];
+        let why = vec![format!("has no {} rule, so it lets nothing through", direction.word())];
         return Some(Asked { told: told(why), ways: Vec::new() });
     }
     let reader = Reader { world, policy: name, direction, packet };
     let (mut why, mut ways) = (Vec::new(), Vec::new());
     for (index, rule) in rules.iter().enumerate() {
-        let field = format!("{}[{index}]", word(direction));
+        let field = format!("{}[{index}]", direction.word());
         match reader.rule(&field, rule) {
             Ok(taken) => {
-                let told = PolicyTold { name: name.to_string(), allows: true, rule: Some(field), why: taken };
+                let told = PolicyTold { name: name.to_string(), tier: None, action: None, allows: true, rule: Some(field), why: taken };
                 return Some(Asked { told, ways: Vec::new() });
             }
             Err(refusal) => {
@@ -384,7 +379,7 @@ fn read(selector: &LabelSelector) -> Option<Selector> {
     parsed.whole.then_some(parsed.selector)
 }
 
-fn spaces_words(selector: &Selector) -> String {
+pub(super) fn spaces_words(selector: &Selector) -> String {
     if selector.is_everything() { "any namespace".to_owned() } else { format!("namespaces with {}", selector.words()) }
 }
 

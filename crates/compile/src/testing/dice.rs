@@ -40,11 +40,12 @@ impl<'a> Dice<'a> {
 
 const NAMESPACES: [&str; 3] = ["na", "nb", "nc"];
 const PODS: [&str; 8] = ["na/p", "na/q", "na/r", "nb/p", "nb/q", "nb/r", "nc/p", "nc/q"];
+const CLUSTER_POLICIES: [&str; 5] = ["u", "v", "w", "x", "y"];
 const SERVICES: [&str; 4] = ["na/s", "na/t", "nb/s", "nc/s"];
 
 /// An object or its end.
 pub fn line(dice: &mut Dice<'_>) -> String {
-    match dice.below(24) {
+    match dice.below(27) {
         0 | 1 => format!("ns {} team={}", dice.pick(&NAMESPACES), dice.pick(&["red", "blue"])),
         2..=6 => pod(dice),
         7 | 8 => attach(dice),
@@ -55,6 +56,8 @@ pub fn line(dice: &mut Dice<'_>) -> String {
         20 => format!("detach {}", dice.pick(&PODS)),
         21 => format!("del Pod {}", dice.pick(&PODS)),
         22 => format!("del NetworkPolicy {}/{}", dice.pick(&NAMESPACES), dice.pick(&["k", "l"])),
+        23 | 24 => cluster_policy(dice),
+        25 => format!("del ClusterNetworkPolicy {}", dice.pick(&CLUSTER_POLICIES)),
         _ => match dice.below(6) {
             0 => format!("del Service {}", dice.pick(&SERVICES)),
             1 => format!("del EndpointSlice {}-{}", dice.pick(&SERVICES), dice.pick(&["4", "6"])),
@@ -145,6 +148,104 @@ fn peer(dice: &mut Dice<'_>) -> String {
     }
 }
 
+const SPACES: [&str; 5] = [
+    "{}",
+    "{}",
+    "{matchLabels: {team: red}}",
+    "{matchExpressions: [{key: team, operator: NotIn, values: [red]}]}",
+    "{matchExpressions: [{key: team, operator: Odd}]}",
+];
+
+/// A ClusterNetworkPolicy of any form, some of them wrong; many share a priority.
+pub fn cluster_policy(dice: &mut Dice<'_>) -> String {
+    let name = dice.pick(&CLUSTER_POLICIES);
+    let tier = dice.pick(&["Admin", "Admin", "Admin", "Baseline", "Baseline", "Baseline", "Baseline", "Other"]);
+    let priority = dice.pick(&["0", "0", "5", "5", "5", "1000", "1000", "999", "1001"]);
+    let subject = match dice.below(12) {
+        0 => "{}".to_owned(),
+        1 => "{pods: {podSelector: {matchLabels: {app: a}}}}".to_owned(),
+        2..=6 => format!("{{namespaces: {}}}", dice.pick(&SPACES[..4])),
+        7 => format!("{{namespaces: {}}}", dice.pick(&SPACES)),
+        _ => format!("{{pods: {{namespaceSelector: {}, podSelector: {}}}}}", dice.pick(&SPACES[..4]), selector(dice)),
+    };
+    let mut spec = format!("tier: {tier}, priority: {priority}, subject: {subject}");
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        let rules = dice.list(3, |dice| cluster_rule(dice, peers));
+        spec.push_str(&format!(", {direction}: [{rules}]"));
+    }
+    if dice.once_in(40) {
+        spec.push_str(", egress: odd");
+        spec = spec.replacen(", egress: [", ", was: [", 1);
+    }
+    format!("cnp {name} {{{spec}}}")
+}
+
+fn cluster_rule(dice: &mut Dice<'_>, peers: &str) -> String {
+    let action = dice.pick(&["Accept", "Accept", "Accept", "Deny", "Deny", "Deny", "Pass", "Pass", "Pass", "Log"]);
+    let first = cluster_peer(dice, peers);
+    let mut list = vec![first];
+    if dice.once_in(2) {
+        list.push(cluster_peer(dice, peers));
+    }
+    if dice.once_in(30) {
+        list.clear();
+    }
+    let mut rule = format!("action: {action}, {peers}: [{}]", list.join(", "));
+    if dice.below(2) == 1 {
+        let list = dice.list(3, cluster_protocol);
+        rule.push_str(&format!(", protocols: [{list}]"));
+    }
+    if dice.once_in(4) {
+        rule.push_str(", name: some rule");
+    }
+    format!("{{{rule}}}")
+}
+
+fn cluster_peer(dice: &mut Dice<'_>, peers: &str) -> String {
+    let spaces = dice.pick(&SPACES[..4]);
+    match dice.below(if peers == "to" { 16 } else { 9 }) {
+        0..=3 => format!("{{namespaces: {spaces}}}"),
+        4..=7 => format!("{{pods: {{namespaceSelector: {spaces}, podSelector: {}}}}}", selector(dice)),
+        8 => dice
+            .pick(&[
+                "{}",
+                "{namespaces: {}, pods: {namespaceSelector: {}, podSelector: {}}}",
+                "{pods: {podSelector: {}}}",
+                "{nodes: {}}",
+                "{namespaces: {}}",
+            ])
+            .to_owned(),
+        9 | 10 => {
+            format!("{{nodes: {}}}", dice.pick(&["{}", "{matchLabels: {pool: p}}", "{matchExpressions: [{key: pool, operator: Exists}]}"]))
+        }
+        11..=14 => {
+            let networks =
+                ["[0.0.0.0/0]", "['::/0']", "[192.0.2.0/24]", "[10.42.1.0/30, 'fd42:1::/126']", "[192.0.2.1/32, '2001:db8::/64']"];
+            format!("{{networks: {}}}", dice.pick(&networks))
+        }
+        _ => {
+            dice.pick(&["{domainNames: [example.com]}", "{networks: [nonsense]}", "{networks: []}", "{networks: [10.0.0.0/8]}"]).to_owned()
+        }
+    }
+}
+
+fn cluster_protocol(dice: &mut Dice<'_>) -> String {
+    let options = [
+        "{tcp: {destinationPort: {number: 80}}}",
+        "{tcp: {destinationPort: {number: 80}}}",
+        "{tcp: {destinationPort: {number: 81}}}",
+        "{tcp: {destinationPort: {range: {start: 53, end: 81}}}}",
+        "{udp: {destinationPort: {number: 53}}}",
+        "{udp: {destinationPort: {range: {start: 1, end: 65535}}}}",
+        "{sctp: {destinationPort: {number: 80}}}",
+        "{destinationNamedPort: http}",
+        "{destinationNamedPort: http}",
+        "{destinationNamedPort: dns}",
+    ];
+    let odd = ["{tcp: {}}", "{tcp: {destinationPort: {range: {start: 81, end: 80}}}}", "{}", "{tcp: {destinationPort: {number: 0}}}"];
+    if dice.once_in(40) { dice.pick(&odd) } else { dice.pick(&options) }.to_owned()
+}
+
 fn selector(dice: &mut Dice<'_>) -> String {
     let expression = |text: &str| format!("{{matchExpressions: [{{{text}}}]}}");
     match dice.below(8) {
@@ -232,6 +333,6 @@ pub fn hints(dice: &mut Dice<'_>) -> &'static str {
 pub fn node(dice: &mut Dice<'_>) -> String {
     let address = dice.pick(&["192.168.0.1", "192.168.0.2 fd00::2", "203.0.113.1", "", "zzz"]);
     let subnet = dice.pick(&["cidr=10.42.1.0/24", "cidr=10.42.2.0/24 cidr=fd42:2::/64", "cidr=10.42.0.0/16", "", "cidr=zzz"]);
-    let zone = dice.pick(&["", "zone=za", "zone=zb"]);
-    format!("node n{} {address} {subnet} {zone} ^{}", 1 + dice.below(3), dice.below(9))
+    let (zone, pool) = (dice.pick(&["", "zone=za", "zone=zb"]), dice.pick(&["", "pool=p", "pool=q"]));
+    format!("node n{} {address} {subnet} {zone} {pool} ^{}", 1 + dice.below(3), dice.below(9))
 }

@@ -7,6 +7,7 @@
 //! svc shop/api 10.43.0.9 :http:80:30080/tcp type=NodePort +local
 //! slice shop/api-1 of=api :http:8080/tcp 10.42.1.2@n1~za.n1 10.42.2.2@n2!draining
 //! policy shop/in {podSelector: {}, ingress: []}
+//! cnp lockdown {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: []}
 //! cidrs extra 10.44.0.0/16
 //! attach shop/web 10.42.1.2 uid=7
 //! del Pod shop/web
@@ -52,9 +53,10 @@ pub fn changes(text: &str) -> Vec<Change> {
 fn line(line: &str) -> Vec<Change> {
     let (kind, rest) = line.split_once(' ').unwrap();
     let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
-    if kind == "policy" {
+    if let "policy" | "cnp" = kind {
         let spec: Value = serde_saphyr::from_str(rest).unwrap_or_else(|error| panic!("{rest}: {error}"));
-        return vec![upsert(Kind::NetworkPolicy, json!({"metadata": metadata(name, &Words::default()), "spec": spec}))];
+        let kind = if kind == "cnp" { Kind::ClusterNetworkPolicy } else { Kind::NetworkPolicy };
+        return vec![upsert(kind, json!({"metadata": metadata(name, &Words::default()), "spec": spec}))];
     }
     if kind == "del" {
         let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == name).unwrap();

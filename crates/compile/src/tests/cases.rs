@@ -186,3 +186,40 @@ fn manifests_in_the_file_and_beside_it_are_kept_in_order() {
         .collect();
     assert_eq!(words, ["a.yaml", "f, manifests[1]", "b"]);
 }
+
+#[test]
+fn cluster_policies_are_judged_with_the_others() {
+    let suite = |api_version: &str, action: &str| {
+        format!(
+            "manifests:
+  - {{kind: Pod, metadata: {{name: web, namespace: shop, labels: {{app: web}}}}}}
+  - {{kind: Pod, metadata: {{name: api, namespace: shop}}, spec: {{containers: [{{ports: [{{containerPort: 80}}]}}]}}}}
+  - {{kind: NetworkPolicy, metadata: {{name: open, namespace: shop}}, spec: {{podSelector: {{}}, ingress: [{{}}]}}}}
+  - {{apiVersion: {api_version}, kind: ClusterNetworkPolicy, metadata: {{name: guard}}, spec: {{tier: Admin, priority: 1,
+      subject: {{namespaces: {{matchLabels: {{kubernetes.io/metadata.name: shop}}}}}},
+      ingress: [{{action: {action}, from: [{{namespaces: {{}}}}]}}]}}}}
+cases: [{{from: shop/web, to: shop/api, port: 80, expect: drop}}]"
+        )
+    };
+    let cluster = |api_version: &str, action: &str| {
+        let suite = Suite::read(&suite(api_version, action), "f").unwrap();
+        let inline = suite.manifests.into_iter().filter_map(|manifest| match manifest {
+            Manifest::Inline(objects) => Some(objects),
+            Manifest::Path(_) => None,
+        });
+        (Cluster::of(inline.flatten().collect()), suite.cases)
+    };
+    let verdict = |api_version: &str, action: &str| {
+        let (cluster, cases) = cluster(api_version, action);
+        run(&cluster.unwrap(), &cases)[0].explained.as_ref().unwrap().verdict
+    };
+    assert_eq!(verdict("policy.networking.k8s.io/v1alpha2", "Deny"), Outcome::Drop);
+    assert_eq!(verdict("policy.networking.k8s.io/v1alpha2", "Pass"), Outcome::Pass);
+    // Somebody else's kind of that name says nothing here; another version of this one cannot be read.
+    assert_eq!(verdict("crd.antrea.io/v1beta1", "Deny"), Outcome::Pass);
+    let problem = cluster("policy.networking.k8s.io/v1", "Deny").0.unwrap_err();
+    assert!(problem.what.contains("policy.networking.k8s.io/v1") && problem.fix.contains("v1alpha2"), "{problem}");
+    // What is not understood is told, as it is in the cluster.
+    let told = cluster("policy.networking.k8s.io/v1alpha2", "Log").0.unwrap().problems;
+    assert_eq!(told.len(), 1, "{told:?}");
+}

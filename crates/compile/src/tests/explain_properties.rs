@@ -52,7 +52,13 @@ proptest! {
         }
         let mut dice = Dice::new(&objects);
         while !dice.is_spent() {
-            let line = match dice.below(4) { 0 | 1 => dice::policy(&mut dice), 2 => dice::pod(&mut dice), _ => dice::attach(&mut dice) };
+            let line = match dice.below(8) {
+                0 | 1 => dice::policy(&mut dice),
+                2 | 3 => dice::cluster_policy(&mut dice),
+                4 | 5 => dice::pod(&mut dice),
+                6 => dice::node(&mut dice),
+                _ => dice::attach(&mut dice),
+            };
             fold(&mut world, &line);
         }
         for family in Family::BOTH {

@@ -29,7 +29,7 @@ const WORLD: &str = "
 ";
 
 /// Asks, and holds the text against what is expected and every node's part against the oracle.
-fn check(policies: &str, question: &str, expected: Expect) {
+pub(super) fn check(policies: &str, question: &str, expected: Expect) {
     let mut explainer = Explainer::new(world(&format!("{WORLD}\n{policies}")), None);
     let (source, destination) = question.split_once(' ').unwrap();
     let answer = Question::parse(source, destination, "default").and_then(|question| explainer.explain(&question));

@@ -144,7 +144,7 @@ fn lists_may_be_null_and_annotations_are_dropped() {
 #[test]
 fn what_does_not_matter_touches_nothing() {
     let mut world = world(
-        "ns shop team=red\npod shop/a 10.42.1.1 app=a\nnode n1 192.168.0.1 cidr=10.42.1.0/24\nsvc shop/s 10.43.0.1 :http:80/tcp\nslice shop/s-4 of=s :http:80/tcp 10.42.1.1\npolicy shop/p {podSelector: {}}\ncidrs more 10.44.0.0/16",
+        "ns shop team=red\npod shop/a 10.42.1.1 app=a\nnode n1 192.168.0.1 cidr=10.42.1.0/24\nsvc shop/s 10.43.0.1 :http:80/tcp\nslice shop/s-4 of=s :http:80/tcp 10.42.1.1\npolicy shop/p {podSelector: {}}\ncidrs more 10.44.0.0/16\ncnp c {tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{name: x, action: Pass, to: [{networks: [10.0.0.0/8]}], protocols: [{tcp: {destinationPort: {range: {start: 1, end: 2}}}}]}]}",
     );
     for kind in Kind::ALL {
         let objects: Vec<Object> = match kind {
@@ -154,6 +154,7 @@ fn what_does_not_matter_touches_nothing() {
             Kind::Service => world.services().values().cloned().map(Object::Service).collect(),
             Kind::EndpointSlice => world.slices().values().cloned().map(Object::EndpointSlice).collect(),
             Kind::NetworkPolicy => world.policies().values().cloned().map(Object::NetworkPolicy).collect(),
+            Kind::ClusterNetworkPolicy => world.cluster_policies().values().cloned().map(Object::ClusterNetworkPolicy).collect(),
             Kind::ServiceCidr => world.service_cidrs().values().cloned().map(Object::ServiceCidr).collect(),
         };
         let newer = objects.iter().map(|object| {
@@ -164,6 +165,7 @@ fn what_does_not_matter_touches_nothing() {
                 Object::Service(o) => serde_json::to_value(&**o),
                 Object::EndpointSlice(o) => serde_json::to_value(&**o),
                 Object::NetworkPolicy(o) => serde_json::to_value(&**o),
+                Object::ClusterNetworkPolicy(o) => serde_json::to_value(&**o),
                 Object::ServiceCidr(o) => serde_json::to_value(&**o),
             }
             .unwrap();

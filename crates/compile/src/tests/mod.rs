@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod cases;
+mod cluster_policy_table;
 mod explain_properties;
 mod explain_table;
+mod explain_tiers;
 mod facts;
 mod flows;
 mod policies;

@@ -10,6 +10,8 @@ use crate::{Compiler, Flow, Judge, World};
 
 /// The world of the cases. Node n1 is compiled for; z/c is on n2.
 const WORLD: &str = "
+    node n1 192.168.0.1 fd00::1 pool=p
+    node n2 192.168.0.2 fd00::2 pool=q
     ns x ns=nx team=red
     ns y ns=ny team=blue
     ns z ns=nz team=blue
@@ -26,7 +28,7 @@ const WORLD: &str = "
 ///
 /// A probe is `source>destination:port/protocol`; ends are pods, `out` (outside), `out2`, `node` (n1 itself) or addresses
 /// (then only of that family); no protocol means TCP, `icmp` stands for a port.
-fn check(policies: &str, pass: &str, drop: &str) {
+pub(super) fn check(policies: &str, pass: &str, drop: &str) {
     let world = world(&format!("{WORLD}\n{policies}"));
     let intent = Compiler::full(&world).value;
     let judge = Judge::new(&intent.policy, &intent.pods);

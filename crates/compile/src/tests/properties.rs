@@ -108,7 +108,7 @@ fn ends(family: Family) -> Vec<IpAddr> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// 400 worlds, 2 families, 40 packets each: 32,000 verdicts.
+    /// 400 worlds of NetworkPolicies and ClusterNetworkPolicies, 2 families, 40 packets each: 32,000 verdicts.
     #[test]
     fn the_judge_agrees_with_the_oracle(objects in vec(any::<u8>(), 60..400), packets in vec(any::<[u8; 4]>(), 40)) {
         let mut world = World::new(settings());
@@ -117,7 +117,13 @@ proptest! {
         }
         let mut dice = Dice::new(&objects);
         while !dice.is_spent() {
-            let line = match dice.below(4) { 0 | 1 => dice::policy(&mut dice), 2 => dice::pod(&mut dice), _ => dice::attach(&mut dice) };
+            let line = match dice.below(8) {
+                0 | 1 => dice::policy(&mut dice),
+                2 | 3 => dice::cluster_policy(&mut dice),
+                4 | 5 => dice::pod(&mut dice),
+                6 => dice::node(&mut dice),
+                _ => dice::attach(&mut dice),
+            };
             fold(&mut world, &[line]);
         }
         let intent = Compiler::full(&world).value;
@@ -229,6 +235,7 @@ fn kind_word(kind: &str) -> &str {
         "svc" => "Service",
         "slice" => "EndpointSlice",
         "policy" => "NetworkPolicy",
+        "cnp" => "ClusterNetworkPolicy",
         "cidrs" => "ServiceCIDR",
         _ => "attachment",
     }
@@ -242,6 +249,7 @@ fn objects(world: &World, kind: Kind) -> Vec<Object> {
         Kind::Service => world.services().values().cloned().map(Object::Service).collect(),
         Kind::EndpointSlice => world.slices().values().cloned().map(Object::EndpointSlice).collect(),
         Kind::NetworkPolicy => world.policies().values().cloned().map(Object::NetworkPolicy).collect(),
+        Kind::ClusterNetworkPolicy => world.cluster_policies().values().cloned().map(Object::ClusterNetworkPolicy).collect(),
         Kind::ServiceCidr => world.service_cidrs().values().cloned().map(Object::ServiceCidr).collect(),
     }
 }
@@ -253,11 +261,12 @@ fn an_object_that_comes_and_goes_leaves_nothing() {
     let mut compiler = Compiler::new();
     let text = "node n1 192.168.0.1 cidr=10.42.1.0/24\nns na team=red\npod na/p 10.42.1.1 zzz app=a\nattach na/p 10.42.1.1
         policy na/k {podSelector: {}, ingress: [{from: [{podSelector: {}}, {}], ports: [{port: http}]}]}
-        svc na/s 10.43.0.1 :http:80/tcp ext=8.8.8.8\nslice na/s-4 of=s :http:80/tcp 10.42.1.1 127.0.0.1\nsvc na/t :http:80/tcp type=ExternalName name=$(x)\ncidrs more 8.8.0.0/16 nonsense";
+        svc na/s 10.43.0.1 :http:80/tcp ext=8.8.8.8\nslice na/s-4 of=s :http:80/tcp 10.42.1.1 127.0.0.1\nsvc na/t :http:80/tcp type=ExternalName name=$(x)\ncidrs more 8.8.0.0/16 nonsense
+        cnp c {tier: Baseline, priority: 7, subject: {namespaces: {}}, egress: [{action: Deny, to: [{nodes: {}}, {domainNames: [example.com]}]}]}";
     let touched = fold(&mut world, &text.lines().map(String::from).collect::<Vec<_>>());
     let full = compiler.turn(&world, &touched);
     let codes: Vec<u16> = full.problems.iter().map(|problem| problem.code.0).collect();
-    assert_eq!(codes, [2006, 3002, 3005, 3009, 4004]);
+    assert_eq!(codes, [2006, 3002, 3005, 3009, 4004, 4009]);
     let mut touched = Touched::default();
     let keys = Kind::ALL.into_iter().flat_map(|kind| objects(&world, kind)).map(|object| object.key());
     for key in keys.collect::<Vec<ObjectKey>>() {

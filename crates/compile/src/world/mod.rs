@@ -5,6 +5,7 @@
 
 mod addresses;
 mod attached;
+mod cluster_policy;
 mod meta;
 mod object;
 mod pod;
@@ -16,12 +17,16 @@ mod touched;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bowline_model::{Checked, NamespaceName, NodeName, PodName, PolicyName, Problem, ServiceName, SliceName};
+use bowline_model::{Checked, ClusterPolicyName, NamespaceName, NodeName, PodName, PolicyName, Problem, ServiceName, SliceName};
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 pub use addresses::Addresses;
 pub use attached::Attached;
+pub use cluster_policy::{
+    ClusterNetworkPolicy, ClusterNetworkPolicySpec, ClusterPolicyPeer, ClusterPolicyProtocol, ClusterPolicyRule, ClusterPolicySubject,
+    DestinationPort, DestinationRange, NamespacedPods, ProtocolPorts,
+};
 pub use meta::{Age, Labels, ObjectMeta};
 pub use object::{Kind, Object, ObjectKey, Unreadable};
 pub use pod::{Container, ContainerPort, Namespace, Node, NodeAddress, NodeSpec, NodeStatus, Pod, PodIp, PodSpec, PodStatus, Taint};
@@ -74,6 +79,7 @@ pub struct World {
     slices: OrdMap<SliceName, Arc<EndpointSlice>>,
     slices_of: OrdMap<ServiceName, OrdSet<SliceName>>,
     policies: OrdMap<PolicyName, Arc<NetworkPolicy>>,
+    cluster_policies: OrdMap<ClusterPolicyName, Arc<ClusterNetworkPolicy>>,
     service_cidrs: OrdMap<Arc<str>, Arc<ServiceCidr>>,
     attached: OrdMap<Arc<str>, Arc<Attached>>,
     addresses: Addresses,
@@ -93,6 +99,7 @@ impl World {
             slices: OrdMap::new(),
             slices_of: OrdMap::new(),
             policies: OrdMap::new(),
+            cluster_policies: OrdMap::new(),
             service_cidrs: OrdMap::new(),
             attached: OrdMap::new(),
             addresses: Addresses::default(),
@@ -156,9 +163,14 @@ impl World {
         self.slices_of.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
     }
 
-    /// All policies.
+    /// All NetworkPolicies.
     pub fn policies(&self) -> &OrdMap<PolicyName, Arc<NetworkPolicy>> {
         &self.policies
+    }
+
+    /// All ClusterNetworkPolicies.
+    pub fn cluster_policies(&self) -> &OrdMap<ClusterPolicyName, Arc<ClusterNetworkPolicy>> {
+        &self.cluster_policies
     }
 
     /// All ServiceCIDRs.
@@ -231,6 +243,7 @@ impl World {
             Kind::Service => self.services.keys().map(|k| of(&k.namespace, &k.name)).collect(),
             Kind::EndpointSlice => self.slices.keys().map(|k| of(&k.namespace, &k.name)).collect(),
             Kind::NetworkPolicy => self.policies.keys().map(|k| of(&k.namespace, &k.name)).collect(),
+            Kind::ClusterNetworkPolicy => self.cluster_policies.keys().map(|k| of(&none, &k.0)).collect(),
             Kind::ServiceCidr => self.service_cidrs.keys().map(|name| of(&none, name)).collect(),
         };
         keys.extend(self.faults.keys().filter(|key| key.kind == kind).cloned());
@@ -280,6 +293,13 @@ impl World {
                     touched.policies.insert(name);
                 }
             }
+            Object::ClusterNetworkPolicy(new) => {
+                let name = ClusterPolicyName(name);
+                let old = self.cluster_policies.insert(name.clone(), Arc::clone(&new));
+                if !old.is_some_and(|old| old.spec == new.spec && old.unreadable == new.unreadable) {
+                    touched.cluster_policies.insert(name);
+                }
+            }
             Object::ServiceCidr(new) => {
                 let old = self.service_cidrs.insert(name, Arc::clone(&new));
                 touched.service_networks |= !old.is_some_and(|old| old.spec == new.spec);
@@ -315,6 +335,12 @@ impl World {
                 let name = PolicyName { namespace, name };
                 if self.policies.remove(&name).is_some() {
                     touched.policies.insert(name);
+                }
+            }
+            Kind::ClusterNetworkPolicy => {
+                let name = ClusterPolicyName(name);
+                if self.cluster_policies.remove(&name).is_some() {
+                    touched.cluster_policies.insert(name);
                 }
             }
             Kind::ServiceCidr => touched.service_networks |= self.service_cidrs.remove(&name).is_some(),

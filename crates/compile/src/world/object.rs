@@ -11,7 +11,10 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{EndpointSlice, Namespace, NetworkPolicy, NetworkPolicySpec, Node, ObjectMeta, Pod, Service, ServiceCidr};
+use super::{
+    ClusterNetworkPolicy, ClusterNetworkPolicySpec, EndpointSlice, Namespace, NetworkPolicy, NetworkPolicySpec, Node, ObjectMeta, Pod,
+    Service, ServiceCidr,
+};
 use crate::codes;
 
 /// A kind of Kubernetes object that the world is made of.
@@ -29,14 +32,24 @@ pub enum Kind {
     EndpointSlice,
     /// NetworkPolicies.
     NetworkPolicy,
+    /// ClusterNetworkPolicies; an API server has them only where their CustomResourceDefinition was installed.
+    ClusterNetworkPolicy,
     /// ServiceCIDRs; an API server older than Kubernetes 1.33 has none.
     ServiceCidr,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 7] =
-        [Kind::Namespace, Kind::Node, Kind::Pod, Kind::Service, Kind::EndpointSlice, Kind::NetworkPolicy, Kind::ServiceCidr];
+    pub const ALL: [Kind; 8] = [
+        Kind::Namespace,
+        Kind::Node,
+        Kind::Pod,
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::NetworkPolicy,
+        Kind::ClusterNetworkPolicy,
+        Kind::ServiceCidr,
+    ];
 
     /// Its name in the API.
     pub fn as_str(self) -> &'static str {
@@ -47,6 +60,7 @@ impl Kind {
             Kind::Service => "Service",
             Kind::EndpointSlice => "EndpointSlice",
             Kind::NetworkPolicy => "NetworkPolicy",
+            Kind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
             Kind::ServiceCidr => "ServiceCIDR",
         }
     }
@@ -55,7 +69,7 @@ impl Kind {
         match self {
             Kind::Namespace | Kind::Node | Kind::Pod => codes::OBJECT_UNREADABLE,
             Kind::Service | Kind::EndpointSlice | Kind::ServiceCidr => codes::SERVICE_UNREADABLE,
-            Kind::NetworkPolicy => codes::POLICY_UNREADABLE,
+            Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => codes::POLICY_UNREADABLE,
         }
     }
 }
@@ -104,6 +118,7 @@ pub enum Object {
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
     NetworkPolicy(Arc<NetworkPolicy>),
+    ClusterNetworkPolicy(Arc<ClusterNetworkPolicy>),
     ServiceCidr(Arc<ServiceCidr>),
 }
 
@@ -132,7 +147,7 @@ macro_rules! objects {
         }
     };
 }
-objects!(Namespace, Node, Pod, Service, EndpointSlice, NetworkPolicy, ServiceCidr);
+objects!(Namespace, Node, Pod, Service, EndpointSlice, NetworkPolicy, ClusterNetworkPolicy, ServiceCidr);
 
 /// An object that cannot be read; the world goes on without it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,15 +167,16 @@ impl Object {
 
     /// Reads an object from the API's JSON.
     ///
-    /// A NetworkPolicy is never lost: what cannot be read of it closes the pods that it selects (all of its namespace if the
-    /// selector is what cannot be read).
+    /// A policy is never lost: what cannot be read of it closes the pods that it selects (all of its namespace, or of the cluster for a
+    /// ClusterNetworkPolicy, if the selector is what cannot be read).
     ///
     /// # Errors
     /// Where a field has the wrong type, or the object has no name.
     pub fn decode(kind: Kind, json: Value) -> Result<Object, Box<Unreadable>> {
         let metadata: ObjectMeta = part(&json, "metadata").unwrap_or_default();
         let key = ObjectKey::new(kind, metadata.namespace.clone(), metadata.name.clone());
-        let selector = json.get("spec").and_then(|spec| part(spec, "podSelector"));
+        let is_policy = matches!(kind, Kind::NetworkPolicy | Kind::ClusterNetworkPolicy);
+        let spec = json.get("spec").filter(|_| is_policy).cloned().unwrap_or_default();
         let triggered_at = triggered_at(&json);
         let fault = match Object::read(kind, json) {
             Ok(Object::EndpointSlice(slice)) if triggered_at.is_some() && !slice.metadata.name.is_empty() => {
@@ -171,8 +187,17 @@ impl Object {
             Err(error) => error.to_string(),
         };
         if kind == Kind::NetworkPolicy && !metadata.name.is_empty() {
-            let spec = NetworkPolicySpec { pod_selector: selector.unwrap_or_default(), ..Default::default() };
+            let spec = NetworkPolicySpec { pod_selector: part(&spec, "podSelector").unwrap_or_default(), ..Default::default() };
             return Ok(NetworkPolicy { metadata, spec, unreadable: Some(fault.into()) }.into());
+        }
+        if kind == Kind::ClusterNetworkPolicy && !metadata.name.is_empty() {
+            let spec = ClusterNetworkPolicySpec {
+                tier: part(&spec, "tier").unwrap_or_default(),
+                priority: part(&spec, "priority"),
+                subject: part(&spec, "subject").unwrap_or_default(),
+                ..Default::default()
+            };
+            return Ok(ClusterNetworkPolicy { metadata, spec, unreadable: Some(fault.into()) }.into());
         }
         let fix = format!("correct the object: kubectl explain {kind}");
         let what = format!("{kind} cannot be read and is left out");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bowline_model::{NamespaceName, NodeName, PodName, PolicyName, ServiceName};
+use bowline_model::{ClusterPolicyName, NamespaceName, NodeName, PodName, PolicyName, ServiceName};
 
 /// What changes touched. An object is named only if something of it changed that can matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,8 +17,10 @@ pub struct Touched {
     pub pods: BTreeSet<PodName>,
     /// Addresses which may belong to another pod now.
     pub addresses: BTreeSet<IpAddr>,
-    /// Policies.
+    /// NetworkPolicies.
     pub policies: BTreeSet<PolicyName>,
+    /// ClusterNetworkPolicies.
+    pub cluster_policies: BTreeSet<ClusterPolicyName>,
     /// Namespaces which came, went or have other labels.
     pub namespaces: BTreeSet<NamespaceName>,
     /// Nodes.
@@ -47,6 +49,7 @@ impl Touched {
         self.pods.extend(other.pods);
         self.addresses.extend(other.addresses);
         self.policies.extend(other.policies);
+        self.cluster_policies.extend(other.cluster_policies);
         self.namespaces.extend(other.namespaces);
         self.nodes.extend(other.nodes);
         self.service_networks |= other.service_networks;

@@ -21,6 +21,10 @@ pub const TABLE_MAIN: u32 = 254;
 /// Bits of the packet and connection mark that hold the id of the peer that a connection came from.
 pub const PEER_MARK_MASK: u32 = 0xffff_0000;
 
+/// Bit of the packet's mark that says, within the rules of policies and no longer, that a rule of the Admin tier passed the packet on to the
+/// next. It is cleared on new connections' packets to and from pods that such rules are about.
+pub const PASSED_MARK: u32 = 0x2000;
+
 /// Shift of the peer's id within the mark.
 pub const PEER_MARK_SHIFT: u32 = 16;
 

@@ -27,8 +27,12 @@ pub(super) fn full(intent: &Intent) -> Maps {
 
 impl Bench {
     pub(super) fn new(setup: &str, family: Family) -> Bench {
+        Bench::of(&parse(setup), family)
+    }
+
+    pub(super) fn of(intent: &Intent, family: Family) -> Bench {
         let own = Dual::first_of([address("n1", Family::V4), address("n1", Family::V6)]);
-        Bench { family, machine: Machine::new(full(&parse(setup)), nets(&["10.0.0.0/24", "fd00::/64"]), own) }
+        Bench { family, machine: Machine::new(full(intent), nets(&["10.0.0.0/24", "fd00::/64"]), own) }
     }
 
     /// Another intent, as the kernel would take it: what packets have put into sets stays.

@@ -7,6 +7,7 @@
 //!     np 30080/tcp -> a:8080           its node port
 //!     hostport 8080/tcp -> a:80        a host port; `n1:8080/tcp` on one address only
 //!     policy p b in: a,x tcp/80 | * *  rules of policy p for pod b: peers (pods, `net`, `net!out`) and ports (`udp`, `tcp/80-90`, `named`)
+//!     cnp p admin b in: deny a tcp/80 | pass * *   rules of cluster policy p of a tier for pod b, with an action before each
 //!     host-gw, direct                  other backends than vxlan
 //!     without n2                       a node that is not there
 //!     npnet                            node ports on 10.0.0.0/24 only
@@ -19,10 +20,12 @@ use std::sync::Arc;
 
 use bowline_model::intent::Intent;
 use bowline_model::intent::pods::{HostPort, PodIntent};
-use bowline_model::intent::policy::{Block, Direction, Peers, PodPolicy, PolicyRule, PolicyRules, PortMatch, SetId};
+use bowline_model::intent::policy::{
+    Action, Block, Direction, Peers, PodPolicy, PolicyRule, PolicyRules, PortMatch, SetId, Tier, TierRule, TierRules,
+};
 use bowline_model::intent::routes::{BackendConf, FabricNode};
 use bowline_model::intent::services::{Endpoint, Frontend, FrontendAddress, ServiceIntent, WhenEmpty};
-use bowline_model::{Dual, Family, MacAddr, NodeName, PolicyName, Protocol, ServiceName};
+use bowline_model::{ClusterPolicyName, Dual, Family, MacAddr, NodeName, PolicyName, Protocol, ServiceName};
 use imbl::OrdSet;
 use ipnet::IpNet;
 
@@ -129,6 +132,7 @@ pub(super) fn parse(text: &str) -> Intent {
             "svc" | "np" => service(&mut intent, verb, rest),
             "hostport" => host_port(&mut intent, rest),
             "policy" => policy(&mut intent, rest),
+            "cnp" => cluster_policy(&mut intent, rest),
             "host-gw" => Arc::make_mut(&mut intent.routes).backend = BackendConf::HostGw,
             "direct" => Arc::make_mut(&mut intent.routes).backend = BackendConf::Vxlan { vni: 1, port: 8472, direct_routing: true },
             "without" => drop(Arc::make_mut(&mut intent.routes).peers.remove(&NodeName::from(rest))),
@@ -204,10 +208,39 @@ fn policy(intent: &mut Intent, rest: &str) {
     policies.rules.insert((name.clone(), direction), Arc::new(rules));
     let key: Arc<str> = format!("bwl{pod}").into();
     let mut of_pod: PodPolicy = policies.pods.get(&key).map(|p| (**p).clone()).unwrap_or_default();
-    let list = if direction == Direction::Ingress { &mut of_pod.ingress } else { &mut of_pod.egress };
-    let list = list.get_or_insert_default();
+    let side = if direction == Direction::Ingress { &mut of_pod.ingress } else { &mut of_pod.egress };
+    let list = side.policies.get_or_insert_default();
     list.push(name);
     list.sort();
+    policies.pods.insert(key, Arc::new(of_pod));
+}
+
+/// Policies of a tier are asked in the order in which they are written.
+fn cluster_policy(intent: &mut Intent, rest: &str) {
+    let (head, rules) = rest.split_once(':').unwrap();
+    let [name, tier, pod, direction] = head.split_whitespace().collect::<Vec<_>>().try_into().unwrap();
+    let direction = if direction == "in" { Direction::Ingress } else { Direction::Egress };
+    let tier = if tier == "admin" { Tier::Admin } else { Tier::Baseline };
+    let name = ClusterPolicyName::from(name);
+    let policies = Arc::make_mut(&mut intent.policy);
+    let rules = rules.split('|').map(str::trim).enumerate().map(|(index, text)| {
+        let [action, peers, ports] = text.split_whitespace().collect::<Vec<_>>().try_into().unwrap();
+        let action = match action {
+            "accept" => Action::Accept,
+            "deny" => Action::Deny,
+            "pass" => Action::Pass,
+            other => panic!("no such action: {other}"),
+        };
+        let label = format!("{}[{index}]", direction.word()).into();
+        TierRule { label, action, peers: self::peers(policies, peers), ports: self::ports(policies, ports) }
+    });
+    let rules = TierRules { tier, rules: rules.collect() };
+    policies.tiers.insert((name.clone(), direction), Arc::new(rules));
+    let key: Arc<str> = format!("bwl{pod}").into();
+    let mut of_pod: PodPolicy = policies.pods.get(&key).map(|p| (**p).clone()).unwrap_or_default();
+    let side = if direction == Direction::Ingress { &mut of_pod.ingress } else { &mut of_pod.egress };
+    let list = if tier == Tier::Admin { &mut side.admin } else { &mut side.baseline };
+    list.push(name);
     policies.pods.insert(key, Arc::new(of_pod));
 }
 

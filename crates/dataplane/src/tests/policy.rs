@@ -250,3 +250,55 @@ fn many_ports_and_peers_become_sets_and_a_chain() {
         "#]],
     );
 }
+
+#[test]
+fn tiers_are_asked_around_the_policies() {
+    check(
+        "pods a b c
+         cnp guard admin b in: accept a tcp/80 | pass a,x tcp/81,udp/53 | deny a * | pass net *
+         cnp later admin b in: deny x,net tcp/82
+         policy web b in: x,a tcp/81,tcp/82
+         cnp floor baseline b in: accept * *
+         cnp floor baseline b out: accept a * | pass x tcp/1 | deny * *
+         cnp named admin c in: deny * named | pass * *
+         cnp named baseline c in: deny a tcp/8080",
+        "a -> b:80/tcp
+         a -> b:81/tcp
+         a -> b:82/tcp
+         a -> b:80/tcp ack
+         x -> b:81/tcp
+         x -> b:82/tcp
+         x -> b:83/tcp
+         x -> b:53/udp
+         out -> b:82/tcp
+         n1 -> b:82/tcp
+         b -> b:82/tcp
+         b -> a:9/tcp
+         b -> x:1/tcp
+         b -> x:2/tcp
+         b -> out:1/udp
+         a -> b:82/tcp known
+         a -> c:8080/tcp
+         x -> c:8080/tcp",
+        expect![[r#"
+            a -> b:80/tcp => bwlb: a -> b:80
+            a -> b:81/tcp => bwlb: a -> b:81
+            a -> b:82/tcp => drop: ingress denied: guard ingress[2]
+            a -> b:80/tcp ack => drop: TCP of no connection
+            x -> b:81/tcp => bwlb: x -> b:81
+            x -> b:82/tcp => drop: ingress denied: later ingress[0]
+            x -> b:83/tcp => drop: ingress denied: shop/web
+            x -> b:53/udp => drop: ingress denied: shop/web
+            out -> b:82/tcp => drop: ingress denied: shop/web
+            n1 -> b:82/tcp => bwlb: n1 -> b:82
+            b -> b:82/tcp => bwlb: b -> b:82
+            b -> a:9/tcp => bwla: b -> a:9
+            b -> x:1/tcp => bowline.1 by gw2: b -> x:1
+            b -> x:2/tcp => drop: egress denied: floor egress[2]
+            b -> out:1/udp => drop: egress denied: floor egress[2]
+            a -> b:82/tcp known => bwlb: a -> b:82
+            a -> c:8080/tcp => drop: ingress denied: named ingress[0]
+            x -> c:8080/tcp => bwlc: x -> c:8080
+        "#]],
+    );
+}

@@ -40,6 +40,10 @@ const CHOICES: &[&[&str]] = &[
     &["policy r b out: a named", "policy r b out: net tcp/80-90", "policy r b out: * -"],
     &["policy q c in: x,y *"],
     &["policy r c out: y *"],
+    &["cnp g admin a in: pass b * | deny x,net *", "cnp g admin a in: deny b tcp/80", "cnp g admin a in: pass x,net tcp/80,udp | deny * *"],
+    &["cnp h admin a in: accept * named", "cnp h baseline a in: pass x * | deny * *", "cnp h admin a in: pass b,x tcp/1,tcp/3,tcp/5,tcp/7"],
+    &["cnp g baseline b out: accept net * | deny a,x,y tcp/80,udp", "cnp g baseline b out: deny * *"],
+    &["cnp i admin c out: deny a * | pass * * | accept x *", "cnp i baseline c out: deny * named"],
 ];
 const HOST_PORTS: &[&[&str]] = &[&["hostport 8080/tcp -> a:80", "hostport n1:8080/tcp -> a:80"], &["hostport 8080/tcp -> b:80"]];
 
@@ -52,6 +56,7 @@ fn intent(bytes: &[u8]) -> Intent {
         let mut words = statement.split_whitespace();
         let about = match words.next() {
             Some("policy") => words.nth(1),
+            Some("cnp") => words.nth(2),
             Some("hostport") => statement.split("-> ").nth(1).map(|t| &t[..1]),
             Some("pods" | "closed") => {
                 pods.extend(words.next());
@@ -149,11 +154,55 @@ fn long_names_fit_and_stay_apart() {
     for name in &names {
         policy.rules.insert((name.clone(), Direction::Ingress), Arc::new(PolicyRules { rules: Vec::new() }));
     }
-    let of_pod = bowline_model::intent::policy::PodPolicy { ingress: Some(names), egress: None };
+    let ingress = bowline_model::intent::policy::PodSide { policies: Some(names), ..Default::default() };
+    let of_pod = bowline_model::intent::policy::PodPolicy { ingress, ..Default::default() };
     policy.pods.insert("bwla".into(), Arc::new(of_pod));
     let objects = full(&intent).1;
     let long: Vec<_> = objects.keys().filter(|k| matches!(k, NftKey::Chain(name) if name.contains("ppp"))).collect();
     assert_eq!(long.len(), 2);
     assert!(long.iter().all(|k| matches!(k, NftKey::Chain(name) if name.len() < 150)));
     assert_eq!(Table::from_objects(&objects).faults(), []);
+}
+
+/// Priorities are an order and no numbers of rules: as many policies as there may be are as many calls, and the last is still asked.
+#[test]
+fn seventy_thousand_rules_of_tiers_are_lowered() {
+    use super::bench::Bench;
+    use crate::objects::nft::NftObject;
+    use bowline_model::intent::policy::{Action, Direction, Peers, PodPolicy, PodSide, PortMatch, Tier, TierRule, TierRules};
+    use bowline_model::{ClusterPolicyName, Family, Protocol};
+    use std::sync::Arc;
+    const POLICIES: u32 = 2800;
+    const RULES: u32 = 25;
+    let mut intent = parse("pods a b");
+    let policy = Arc::make_mut(&mut intent.policy);
+    let mut ingress = PodSide::default();
+    for number in 0..POLICIES {
+        let (tier, list) = if number % 2 == 0 { (Tier::Admin, &mut ingress.admin) } else { (Tier::Baseline, &mut ingress.baseline) };
+        let name = ClusterPolicyName::from(format!("p{number}").as_str());
+        list.push(name.clone());
+        let rules = (0..RULES).map(|index| {
+            // Each rule has a port of its own; TCP alone has too few.
+            let place = number * RULES + index;
+            let (protocol, port) = if place < 65_536 { (Protocol::Tcp, place) } else { (Protocol::Udp, place - 65_536) };
+            let port = u16::try_from(port).unwrap();
+            let action = if index % 3 == 0 { Action::Pass } else { Action::Deny };
+            let ports = Some(vec![PortMatch::Range { protocol, from: port, to: port }]);
+            TierRule { label: format!("ingress[{index}]").into(), action, peers: Peers::Any, ports }
+        });
+        policy.tiers.insert((name, Direction::Ingress), Arc::new(TierRules { tier, rules: rules.collect() }));
+    }
+    policy.pods.insert("bwlb".into(), Arc::new(PodPolicy { ingress, ..PodPolicy::default() }));
+    let objects = full(&intent).1;
+    let of_policies = objects.iter().filter_map(|(key, object)| match (key, object) {
+        (NftKey::Chain(name), NftObject::Chain(chain)) if name.starts_with("cluster_in/") => Some(chain.rules.len()),
+        _ => None,
+    });
+    assert_eq!(of_policies.sum::<usize>(), 70_000);
+    let mut bench = Bench::of(&intent, Family::V4);
+    // The last policy of either tier, and one that is passed on by the last of the Admin tier.
+    assert_eq!(bench.send("a -> b:4415/udp"), "drop: ingress denied: p2798 ingress[1]");
+    assert_eq!(bench.send("a -> b:4441/udp"), "drop: ingress denied: p2799 ingress[2]");
+    assert_eq!(bench.send("a -> b:4414/udp"), "bwlb: a -> b:4414");
+    assert_eq!(bench.send("a -> b:1/tcp"), "drop: ingress denied: p0 ingress[1]");
 }

@@ -17,7 +17,8 @@ use crate::watch::start;
 use crate::watch::time::{Instant, run, sleep};
 
 /// Kinds by their name in paths and in the world.
-const KINDS: [&str; 7] = ["nodes", "namespaces", "pods", "services", "endpointslices", "networkpolicies", "servicecidrs"];
+const KINDS: [&str; 8] =
+    ["nodes", "namespaces", "pods", "services", "endpointslices", "networkpolicies", "clusternetworkpolicies", "servicecidrs"];
 
 /// Objects of each kind that nobody ever deletes.
 const STEADY: [&str; 3] = ["n1", "keep-1", "keep-2"];
@@ -123,7 +124,7 @@ impl Server {
             }
             _ => {}
         }
-        let kind = *KINDS.iter().find(|kind| place.ends_with(**kind)).unwrap();
+        let kind = *KINDS.iter().find(|kind| place.rsplit('/').next() == Some(**kind)).unwrap();
         let since = query.split('&').find_map(|pair| pair.strip_prefix("resourceVersion=")).map(|text| text.parse::<u64>().unwrap());
         if query.contains("watch=true") {
             return self.watch(kind, since.unwrap());

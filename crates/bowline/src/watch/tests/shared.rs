@@ -56,21 +56,21 @@ fn run(client: &kube::Client) -> (mpsc::Receiver<bowline_compile::world::Change>
 }
 
 #[test]
-fn an_hour_away_costs_little_and_the_return_seven_watches() {
+fn an_hour_away_costs_little_and_the_return_eight_watches() {
     time::run(async {
         for trouble in [AWAY, 401, 429, 500, 503] {
             let (client, log, state) = server();
             let (mut changes, tasks, stop) = run(&client);
             sleep(Duration::from_secs(10)).await;
-            assert_eq!(log.lock().unwrap().len(), 14, "seven lists, seven watches");
+            assert_eq!(log.lock().unwrap().len(), 16, "eight lists, eight watches");
             while changes.try_recv().is_ok() {}
 
             log.lock().unwrap().clear();
             state.store(trouble, Ordering::Relaxed);
             sleep(Duration::from_secs(3600)).await;
             let asked = log.lock().unwrap().len();
-            assert!((3600 / 4..3600 / 2 + 14).contains(&asked), "{asked} questions in an hour of {trouble}");
-            let shortest = log.lock().unwrap()[14..].windows(2).map(|pair| pair[1].at - pair[0].at).min().unwrap();
+            assert!((3600 / 4..3600 / 2 + 16).contains(&asked), "{asked} questions in an hour of {trouble}");
+            let shortest = log.lock().unwrap()[16..].windows(2).map(|pair| pair[1].at - pair[0].at).min().unwrap();
             assert!(shortest > Duration::from_millis(200), "two questions within {shortest:?} while {trouble}");
 
             log.lock().unwrap().clear();
@@ -79,7 +79,7 @@ fn an_hour_away_costs_little_and_the_return_seven_watches() {
             sleep(Duration::from_secs(20)).await;
             let back = log.lock().unwrap().clone();
             let took = back.last().unwrap().at - returned;
-            assert_eq!(back.len(), 7, "{back:#?}");
+            assert_eq!(back.len(), 8, "{back:#?}");
             assert!(back.iter().all(|asked| asked.path.contains("watch=true")));
             assert!(took < Duration::from_secs(5), "taken up after {took:?} of {trouble}");
             assert!(changes.try_recv().is_err(), "something changed by {trouble}");
@@ -103,7 +103,7 @@ fn a_kind_that_is_forbidden_does_not_hold_up_the_others() {
         while changes.try_recv().is_ok() {
             listed += 1;
         }
-        assert_eq!(listed, 6, "all but pods");
+        assert_eq!(listed, 7, "all but pods");
         let pods = log.lock().unwrap().iter().filter(|asked| asked.path.contains("/pods?")).count();
         assert!((20..50).contains(&pods), "{pods} questions for pods in ten minutes");
         stop.cancel();
@@ -113,7 +113,9 @@ fn a_kind_that_is_forbidden_does_not_hold_up_the_others() {
 #[test]
 fn a_kind_that_a_server_may_lack_is_none_and_asked_for_again() {
     use bowline_compile::world::{Change, Kind};
-    for code in [403, 404] {
+    let lacking = [(403, Kind::ServiceCidr, "/servicecidrs?"), (404, Kind::ServiceCidr, "/servicecidrs?")];
+    let undefined = [403, 404].map(|code| (code, Kind::ClusterNetworkPolicy, "/v1alpha2/clusternetworkpolicies?"));
+    for (code, lacked, path_of) in lacking.into_iter().chain(undefined) {
         time::run(async move {
             let lacks = Arc::new(AtomicU16::new(code));
             let now = lacks.clone();
@@ -121,7 +123,7 @@ fn a_kind_that_a_server_may_lack_is_none_and_asked_for_again() {
                 let code = now.load(Ordering::Relaxed);
                 async move {
                     match code {
-                        403 | 404 if path.contains("/servicecidrs?") => refusal(code, None),
+                        403 | 404 if path.contains(path_of) => refusal(code, None),
                         _ if path.contains("watch=true") => pieces(Vec::new(), Duration::ZERO, Then::Hangs),
                         _ => text(200, list(10, &["n1"], "")),
                     }
@@ -133,25 +135,76 @@ fn a_kind_that_a_server_may_lack_is_none_and_asked_for_again() {
             while let Ok(change) = changes.try_recv() {
                 match change {
                     Change::Synced(kind) => {
-                        assert_eq!(kind, Kind::ServiceCidr);
+                        assert_eq!(kind, lacked);
                         synced += 1;
                     }
                     Change::Replace(kind, _) => {
-                        assert_ne!(kind, Kind::ServiceCidr);
+                        assert_ne!(kind, lacked);
                         lists += 1;
                     }
                     other => panic!("{other:?}"),
                 }
             }
-            let asked = log.lock().unwrap().iter().filter(|asked| asked.path.contains("/servicecidrs?")).count();
+            let asked = log.lock().unwrap().iter().filter(|asked| asked.path.contains(path_of)).count();
+            let questions = if lacked == Kind::ServiceCidr { 5..60 } else { 30..150 };
             assert!(
-                lists == 6 && synced > 0 && (5..60).contains(&asked),
+                lists == 7 && synced > 0 && questions.contains(&asked),
                 "{lists} lists, {synced} times none, {asked} questions in an hour"
             );
             lacks.store(WELL, Ordering::Relaxed);
             sleep(Duration::from_secs(700)).await;
-            assert!(matches!(changes.try_recv(), Ok(Change::Replace(Kind::ServiceCidr, _))), "it is there now");
+            assert!(matches!(changes.try_recv(), Ok(Change::Replace(kind, _)) if kind == lacked), "it is there now");
             stop.cancel();
         });
     }
+}
+
+#[test]
+fn a_kind_whose_definition_is_deleted_is_none_after_a_while_and_back_with_it() {
+    use bowline_compile::world::{Change, Kind};
+    time::run(async {
+        let state = Arc::new(AtomicU16::new(WELL));
+        let now = state.clone();
+        let (client, _log) = client(move |path| {
+            let code = now.load(Ordering::Relaxed);
+            let broken = now.clone();
+            async move {
+                let of_kind = path.contains("/clusternetworkpolicies?");
+                match code {
+                    404 if of_kind => refusal(404, None),
+                    _ if of_kind && path.contains("watch=true") => {
+                        let (to, lines) = mpsc::unbounded_channel();
+                        tokio::spawn(async move {
+                            while broken.load(Ordering::Relaxed) == code {
+                                sleep(Duration::from_millis(100)).await;
+                            }
+                            let _ = to.send(Err("connection reset".to_owned()));
+                        });
+                        super::answers::stream(lines)
+                    }
+                    _ if path.contains("watch=true") => pieces(Vec::new(), Duration::ZERO, Then::Hangs),
+                    _ => text(200, list(10, &["n1"], "")),
+                }
+            }
+        });
+        let (mut changes, _tasks, stop) = run(&client);
+        sleep(Duration::from_secs(10)).await;
+        while changes.try_recv().is_ok() {}
+        let mut of_kind = async |seconds| {
+            sleep(Duration::from_secs(seconds)).await;
+            let mut counts = Vec::new();
+            while let Ok(change) = changes.try_recv() {
+                if let Change::Replace(Kind::ClusterNetworkPolicy, objects) = change {
+                    counts.push(objects.len());
+                }
+            }
+            counts
+        };
+        state.store(404, Ordering::Relaxed);
+        assert_eq!(of_kind(50).await, [0; 0], "too soon to be believed");
+        assert_eq!(of_kind(600).await, [0], "its objects are gone with it, once");
+        state.store(WELL, Ordering::Relaxed);
+        assert_eq!(of_kind(130).await, [1], "it is there again");
+        stop.cancel();
+    });
 }

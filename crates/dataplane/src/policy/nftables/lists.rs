@@ -1,18 +1,18 @@
-//! Lists of policies: one chain for each distinct list that selects a pod in one direction, which asks the policies in turn.
+//! What holds for a pod in one direction: a chain for each distinct combination of tiers and lists of policies, which asks them in turn.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bowline_model::PolicyName;
-use bowline_model::intent::policy::{Direction, PodPolicy, PolicyIntent};
+use bowline_model::intent::policy::{Direction, PodPolicy, PodSide, PolicyIntent, Tier};
 
-use super::{BEGINS_WITH_SYN, OPEN, OPEN_TO_SYN, rules};
+use super::{BEGINS_WITH_SYN, OPEN, OPEN_TO_SYN, rules, tiers};
 use crate::change::{Change, Objects};
 use crate::expr::rule;
 
 /// Lowers the lists. There are no more of them than pods on the node, so all are made anew when a pod's or a policy's existence changes.
 pub(super) fn lower(old: &PolicyIntent, new: &PolicyIntent, change: &mut Change) {
-    if old.pods.ptr_eq(&new.pods) && old.rules.ptr_eq(&new.rules) {
+    if old.pods.ptr_eq(&new.pods) && old.rules.ptr_eq(&new.rules) && old.tiers.ptr_eq(&new.tiers) {
         return;
     }
     all(old, &mut change.old);
@@ -20,42 +20,57 @@ pub(super) fn lower(old: &PolicyIntent, new: &PolicyIntent, change: &mut Change)
 }
 
 fn all(policy: &PolicyIntent, objects: &mut Objects) {
-    let mut lists: BTreeMap<Arc<str>, (Direction, &[PolicyName])> = BTreeMap::new();
-    for pod in policy.pods.values() {
-        for (direction, list) in [(Direction::Ingress, &pod.ingress), (Direction::Egress, &pod.egress)] {
-            if let Some(list) = list {
-                lists.entry(chain(direction, list)).or_insert((direction, list));
+    let mut chains: BTreeMap<Arc<str>, (Direction, &PodSide)> = BTreeMap::new();
+    let mut lists = BTreeMap::new();
+    for (pod, direction) in policy.pods.values().flat_map(|pod| Direction::BOTH.map(|direction| (pod, direction))) {
+        let side = pod.side(direction);
+        if side.is_open() {
+            continue;
+        }
+        chains.entry(chain(direction, side)).or_insert((direction, side));
+        for (tier, list) in [(Tier::Admin, &side.admin), (Tier::Baseline, &side.baseline)] {
+            if !list.is_empty() {
+                lists.entry((tier, direction, list)).or_insert(());
             }
         }
     }
-    for (chain, (direction, list)) in lists {
+    for ((tier, direction, list), ()) in lists {
+        tiers::list(tier, direction, list, policy, objects);
+    }
+    for (chain, (direction, PodSide { admin, policies, baseline })) in chains {
         let mut asked = vec![rule().jump(BEGINS_WITH_SYN)];
-        for name in list {
-            // A policy whose rules are not known lets nothing through.
-            if policy.rules.contains_key(&(name.clone(), direction)) {
-                asked.push(rule().jump(rules::chain(direction, name)).saying(&name.to_string()));
+        if !admin.is_empty() {
+            asked.push(rule().jump(tiers::list_chain(Tier::Admin, direction, admin)).saying("Admin tier"));
+        }
+        match policies {
+            Some(list) => {
+                // A policy whose rules are not known lets nothing through.
+                let known = list.iter().filter(|name| policy.rules.contains_key(&((*name).clone(), direction)));
+                asked.extend(known.map(|name| rule().jump(rules::chain(direction, name)).saying(&name.to_string())));
+                asked.push(rule().drop().saying(&denied_by(direction, list)));
+            }
+            None => {
+                if !baseline.is_empty() {
+                    asked.push(rule().jump(tiers::list_chain(Tier::Baseline, direction, baseline)).saying("Baseline tier"));
+                }
+                asked.push(rule().accept());
             }
         }
-        asked.push(rule().drop().saying(&denied_by(direction, list)));
         objects.chain(chain, asked);
     }
 }
 
 fn denied_by(direction: Direction, list: &[PolicyName]) -> String {
     let names: Vec<String> = list.iter().map(PolicyName::to_string).collect();
-    let direction = match direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
-    };
-    format!("{direction} denied: {}", names.join(" "))
+    format!("{} denied: {}", direction.word(), names.join(" "))
 }
 
-fn chain(direction: Direction, list: &[PolicyName]) -> Arc<str> {
-    let mut text = String::new();
-    for name in list {
-        text.push_str(&name.to_string());
-        text.push('\n');
-    }
+fn chain(direction: Direction, side: &PodSide) -> Arc<str> {
+    // No name holds a space: what is of a tier cannot be taken for anything else.
+    let tier = |word: &'static str| move |name: &bowline_model::ClusterPolicyName| format!("{word} {name}\n");
+    let admin = side.admin.iter().map(tier("admin"));
+    let policies = side.policies.iter().flatten().map(|name| format!("{name}\n"));
+    let text: String = admin.chain(policies).chain(side.baseline.iter().map(tier("baseline"))).collect();
     let stem = match direction {
         Direction::Ingress => "in",
         Direction::Egress => "out",
@@ -69,9 +84,9 @@ pub(super) fn chain_of(policy: &PodPolicy, direction: Direction) -> Arc<str> {
         Direction::Ingress => (&policy.ingress, &policy.egress),
         Direction::Egress => (&policy.egress, &policy.ingress),
     };
-    match (this, other) {
-        (Some(list), _) => chain(direction, list),
-        (None, Some(_)) => OPEN_TO_SYN.into(),
-        (None, None) => OPEN.into(),
+    match (this.is_open(), other.is_open()) {
+        (false, _) => chain(direction, this),
+        (true, false) => OPEN_TO_SYN.into(),
+        (true, true) => OPEN.into(),
     }
 }

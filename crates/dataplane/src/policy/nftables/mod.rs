@@ -1,8 +1,9 @@
-//! NetworkPolicy in nftables (networking.k8s.io/v1).
+//! NetworkPolicy and ClusterNetworkPolicy in nftables.
 //!
 //! Two base chains look at what is forwarded, one for the pod that sends (`egress`) and one for the pod that receives (`ingress`); a packet
-//! passes when both let it. Each finds the pod's list of policies by a verdict map and asks their chains in turn, one chain for a policy and
-//! direction, until a rule accepts. What a pod sends to its own node is asked in the input hook.
+//! passes when both let it. Each finds what holds for the pod by a verdict map: a chain that asks the Admin tier's policies (`tiers`), then the
+//! NetworkPolicies that select the pod, or else the Baseline tier's, one chain for a policy and direction, until a rule decides. What a pod
+//! sends to its own node is asked in the input hook.
 //!
 //! Invariant: closed first. A pod without an element in the maps gets and sends nothing, whatever the path; not even what a service leads
 //! from it back to itself.
@@ -11,6 +12,8 @@ mod lists;
 mod pods;
 mod rules;
 mod sets;
+mod taken;
+mod tiers;
 
 use bowline_model::intent::Intent;
 use bowline_model::{Family, Protocol};
@@ -35,6 +38,7 @@ pub(crate) fn lower(old: &Intent, new: &Intent, first: bool, _host: &HostFacts, 
     }
     sets::lower(&old.policy, &new.policy, change);
     rules::lower(&old.policy, &new.policy, change);
+    tiers::lower(&old.policy, &new.policy, change);
     lists::lower(&old.policy, &new.policy, change);
     pods::lower(old, new, change);
 }

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use bowline_compile::testing::dice::{Dice, hints, policy};
+use bowline_compile::testing::dice::{Dice, cluster_policy, hints, policy};
 use bowline_compile::testing::notation::changes;
 use bowline_compile::{Compiler, Settings, World};
 use bowline_model::intent::Intent;
@@ -225,6 +225,12 @@ impl Maker<'_, '_> {
             let line = if self.dice.once_in(2) { narrow_policy(self.dice) } else { policy(self.dice) };
             self.lines.push(line);
         }
+        if self.dice.once_in(3) {
+            for _ in 0..=self.dice.below(5) {
+                let line = cluster_policy(self.dice);
+                self.lines.push(line);
+            }
+        }
     }
 
     fn addresses(&self, of: impl Fn(Family) -> IpAddr) -> String {
@@ -247,6 +253,7 @@ impl Maker<'_, '_> {
         if node == 1 {
             line.push_str(self.dice.pick(&["", " zone=za", " zone=zb"]));
         }
+        line.push_str(["", " pool=p", " pool=q"][usize::from(node - 1)]);
         self.lines.push(line);
     }
 

@@ -174,7 +174,7 @@ impl Cluster {
             return false;
         }
         let mut pods = self.intent.pods.pods.values().filter(|pod| pod.ips.contains(&packet.src) || pod.ips.contains(to));
-        pods.any(|pod| self.intent.policy.pods.get(&pod.host_ifname).is_some_and(|of| of.ingress.is_some() || of.egress.is_some()))
+        pods.any(|pod| self.intent.policy.pods.get(&pod.host_ifname).is_some_and(|of| !of.ingress.is_open() || !of.egress.is_open()))
     }
 
     /// Where a packet to an address ends; what pods have for other nodes takes the tunnel.

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use bowline_dataplane::{HostFacts, LinkFacts, lower};
 use bowline_model::intent::Intent;
 use bowline_model::intent::pods::{HostPort, PodIntent};
-use bowline_model::intent::policy::{Block, Direction, Peers, PodPolicy, PolicyRule, PolicyRules, PortMatch, SetId};
+use bowline_model::intent::policy::{
+    Action, Block, Direction, Peers, PodPolicy, PodSide, PolicyRule, PolicyRules, PortMatch, SetId, Tier, TierRule, TierRules,
+};
 use bowline_model::intent::routes::{BackendConf, FabricNode};
 use bowline_model::intent::services::{Endpoint, Frontend, FrontendAddress, ServiceIntent, WhenEmpty};
 use bowline_model::{Dual, Family, MacAddr, NodeName, PolicyName, Protocol, ServiceName};
@@ -85,6 +87,25 @@ fn policies(intent: &mut Intent) {
         PortMatch::Named(SetId("web".into())),
     ];
     let some = Peers::OneOf { sets: vec![SetId("apps".into())], blocks: vec![block, block6] };
+    let tiered = |tier| {
+        let rule = |action, peers: &Peers, ports: Option<&Vec<PortMatch>>| TierRule {
+            label: "ingress[0] `some rule`".into(),
+            action,
+            peers: peers.clone(),
+            ports: ports.cloned(),
+        };
+        let rules = vec![
+            rule(Action::Pass, &some, Some(&ports)),
+            rule(Action::Accept, &Peers::Any, Some(&ports)),
+            rule(Action::Pass, &some, None),
+            rule(Action::Deny, &Peers::Any, None),
+        ];
+        Arc::new(TierRules { tier, rules })
+    };
+    for direction in Direction::BOTH {
+        policy.tiers.insert(("guard".into(), direction), tiered(Tier::Admin));
+        policy.tiers.insert(("floor".into(), direction), tiered(Tier::Baseline));
+    }
     let rules = vec![PolicyRule { peers: some, ports: Some(ports) }, PolicyRule { peers: Peers::Any, ports: None }];
     policy.rules.insert((name("web"), Direction::Ingress), Arc::new(PolicyRules { rules: rules.clone() }));
     policy.rules.insert((name("web"), Direction::Egress), Arc::new(PolicyRules { rules }));
@@ -95,9 +116,11 @@ fn policies(intent: &mut Intent) {
         .into_iter()
         .map(|(ip, port)| (ip.parse::<IpAddr>().unwrap(), Protocol::Tcp, port));
     policy.named_ports.insert(SetId("web".into()), Arc::new(named.collect()));
-    let judged = PodPolicy { ingress: Some(vec![name("deny"), name("web")]), egress: Some(vec![name("web")]) };
+    let side = |policies| PodSide { admin: vec!["guard".into()], policies: Some(policies), baseline: Vec::new() };
+    let judged = PodPolicy { ingress: side(vec![name("deny"), name("web")]), egress: side(vec![name("web")]) };
     policy.pods.insert("bwl2".into(), Arc::new(judged));
-    policy.pods.insert("bwl3".into(), Arc::new(PodPolicy::default()));
+    let baseline = PodSide { baseline: vec!["floor".into()], ..PodSide::default() };
+    policy.pods.insert("bwl3".into(), Arc::new(PodPolicy { ingress: baseline, ..PodPolicy::default() }));
 }
 
 /// A node with pods 2, 3 and 4 (the last one closed), peers, policies and services; with affinity if asked for.
