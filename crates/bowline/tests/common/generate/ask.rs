@@ -3,10 +3,14 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+
+/// Where datagrams come from.
+const PORTS: std::ops::Range<u16> = 10_000..60_000;
 
 /// What a question can end in.
 enum Outcome {
@@ -100,9 +104,22 @@ fn by_tcp(target: SocketAddr, timeout: Duration) -> Result<Outcome> {
     Ok(Outcome::Answer(field("pod: ")?.to_owned(), client.ip().to_canonical(), server.port()))
 }
 
+/// A socket with a port that no question came from before: to connection tracking one that did would be the same flow, long judged.
+fn fresh(target: SocketAddr) -> Result<UdpSocket> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    for _ in 0..PORTS.len() {
+        let port = PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+        let own: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], port).into() } else { ([0_u16; 8], port).into() };
+        match UdpSocket::bind(own) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            bound => return Ok(bound?),
+        }
+    }
+    bail!("all of {PORTS:?} are in use")
+}
+
 fn by_udp(target: SocketAddr, timeout: Duration) -> Result<Outcome> {
-    let any: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any)?;
+    let socket = fresh(target)?;
     socket.set_read_timeout(Some(timeout))?;
     let mut buffer = [0; 512];
     let talk = socket.connect(target).and_then(|()| socket.send(b"who")).and_then(|_| socket.recv(&mut buffer));
