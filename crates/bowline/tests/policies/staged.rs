@@ -211,7 +211,7 @@ fn mark(marks: &mut usize, kind: Kind) -> Value {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": MARKED},
             "spec": {"nodeSelector": {"nobody": "here"}, "containers": [{"name": "c", "image": "echo"}]},
         }),
-        Kind::NetworkPolicy | Kind::Node | Kind::Service | Kind::EndpointSlice | Kind::ServiceCidr => json!({
+        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy | Kind::Node | Kind::Service | Kind::EndpointSlice | Kind::ServiceCidr => json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name, "namespace": MARKED},
             "spec": {"podSelector": {"matchLabels": {"nobody": "here"}}},
         }),
