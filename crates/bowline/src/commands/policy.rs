@@ -276,7 +276,8 @@ mod tests {
         let objects = recipes.iter().flat_map(|text| cases::objects(text, "guide").unwrap()).collect::<Vec<_>>();
         let count = objects.len();
         let cluster = Cluster::of(objects).unwrap();
-        assert_eq!((cluster.world.policies().len(), cluster.problems), (count, vec![]));
+        let known = cluster.world.policies().len() + cluster.world.cluster_policies().len();
+        assert_eq!((known, cluster.problems), (count, vec![]));
     }
 
     #[test]
