@@ -226,11 +226,17 @@ async fn the_examples_are_accepted_as_they_are() {
     let files = std::fs::read_dir(&examples).unwrap().map(|entry| entry.unwrap().path());
     let manifests: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "yaml")).collect();
     assert!(manifests.len() > 4, "{manifests:?}");
+    // Controllers bring it where they run.
+    kubectl.apply(&bowline_apiserver::controllers::cluster_network_policies().to_string()).await;
+    kubectl.ok("wait --for=condition=Established crd/clusternetworkpolicies.policy.networking.k8s.io --timeout=30s").await;
     for path in manifests {
         kubectl.ok(&format!("apply -f {}", path.display())).await;
         let again = kubectl.ok(&format!("apply -f {}", path.display())).await;
         assert!(again.lines().all(|line| line.ends_with(" unchanged")), "{again}");
     }
+    let table = kubectl.ok("get cnp").await;
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().take(3).collect()).collect();
+    assert_eq!(rows, [["NAME", "TIER", "PRIORITY"], ["guardrails", "Admin", "10"], ["isolated-unless-told", "Baseline", "10"]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ pub(super) fn first_address(range: &IpNet) -> Option<std::net::IpAddr> {
 
 /// Creates what is missing, and brings the endpoints up to date.
 pub(super) fn publish(store: &Store, config: &Config) {
-    put(store, &DEFINITIONS, None, definition::of_cluster_network_policies());
+    put(store, &DEFINITIONS, None, definition::cluster_network_policies());
     let Some(primary) = config.service_cidrs.first() else {
         tracing::warn!("no service range given: services get no addresses");
         return;

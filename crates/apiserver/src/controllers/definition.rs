@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 /// Most rules of a direction, peers and protocols of a rule, networks and names of a peer.
 const MOST: u32 = 25;
 
-/// The definition.
-pub(crate) fn of_cluster_network_policies() -> Value {
+/// The definition, as whoever installs the kind would apply it.
+#[must_use]
+pub fn cluster_network_policies() -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

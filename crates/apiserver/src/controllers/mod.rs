@@ -28,8 +28,7 @@ mod scheduler;
 mod services;
 mod statefulset;
 
-#[cfg(test)]
-pub(crate) use definition::of_cluster_network_policies as cluster_network_policies;
+pub use definition::cluster_network_policies;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
