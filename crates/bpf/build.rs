@@ -16,7 +16,7 @@ const PROGRAMS: [&str; 2] = ["sockets", "fastpath"];
 fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let here = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
-    for watched in ["c/abi.h", "c/address.h", "src/layout.rs", "build.rs"] {
+    for watched in ["c/abi.h", "c/address.h", "c/packet.h", "src/layout.rs", "build.rs"] {
         println!("cargo::rerun-if-changed={watched}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");

@@ -34,9 +34,9 @@ use crate::{Effort, machine};
 
 const PORT: u16 = 8080;
 
-/// Sizes at which Bowline is measured, and those at which kube-proxy is.
+/// Sizes at which Bowline is measured, and those at which kube-proxy is: with 30,000 it takes many minutes to come up.
 const SIZES: [u32; 5] = [1, 1000, 10_000, 30_000, 100_000];
-const PEER_SIZES: [u32; 3] = [1000, 10_000, 30_000];
+const PEER_SIZES: [u32; 2] = [1000, 10_000];
 /// The size that the target is about.
 const TARGET_SIZE: u32 = 30_000;
 
@@ -78,10 +78,10 @@ struct Node {
     side: Side,
     /// How many services there are; none where the connection is direct.
     services: Option<u32>,
-    targets: Vec<SocketAddr>,
+    /// What the client connects to, each with where that comes out.
+    targets: Vec<(SocketAddr, TcpListener)>,
     next: Cell<usize>,
     client: NetNs,
-    listener: TcpListener,
     /// A connection that is there throughout.
     ends: (TcpStream, TcpStream),
     // What holds the namespaces, rules and hooks.
@@ -126,7 +126,7 @@ pub(crate) fn measure(effort: Effort) -> Result<Section> {
     // One round to warm up, of which nothing is kept.
     for round in 0..=rounds {
         for (node, kept) in nodes.iter_mut().zip(&mut times) {
-            let (connect, trip) = node.slice()?;
+            let (connect, trip) = node.slice().with_context(|| format!("{} {:?}", node.side.name(), node.services))?;
             if round > 0 {
                 kept.connect.push(connect);
                 kept.trip.push(trip);
@@ -210,13 +210,13 @@ impl Node {
         let node = NetNs::open(&next.network)?;
         let ends = pods(&node, &mut cluster::intent_on(next.address))?;
         let targets: Vec<SocketAddr> = next.targets.iter().map(|ip| SocketAddr::new(*ip, 80)).collect();
-        let listener = ends.1.run(|| TcpListener::bind(server()))?.context("listen")?;
+        let listeners: Vec<TcpListener> = (0..targets.len()).map(|n| listen(&ends.1, n)).collect::<Result<_>>()?;
         // The client's sockets must not meet the hooks of another node.
         let place = stage.place(&format!("{}-{}", side.name(), next.services).replace(' ', "-"))?;
         sockets::enter(&place.cgroup)?;
         // The process ends with this; what it wrote stays.
         let _proxy = next.serve(&ends.0, &targets)?;
-        drop(listener);
+        drop(listeners);
         let targets = if services.is_some() { targets } else { vec![server()] };
         Node::open(side, services, (node, targets), ends, (None, None), place.cgroup)
     }
@@ -229,10 +229,11 @@ impl Node {
         (rules, hooks): (Option<Loaded>, Option<Filled>),
         cgroup: PathBuf,
     ) -> Result<Node> {
-        let listener = server_ns.run(|| TcpListener::bind(server()))?.context("listen")?;
-        let first = *targets.first().context("no target")?;
+        let listeners = (0..targets.len()).map(|n| listen(&server_ns, n)).collect::<Result<Vec<_>>>()?;
+        let targets: Vec<(SocketAddr, TcpListener)> = targets.into_iter().zip(listeners).collect();
+        let (first, listener) = targets.first().context("no target")?;
         sockets::enter(&cgroup)?;
-        let near = client.run(|| TcpStream::connect_timeout(&first, Duration::from_secs(3)))?.with_context(|| first.to_string())?;
+        let near = client.run(|| TcpStream::connect_timeout(first, Duration::from_secs(3)))?.with_context(|| first.to_string())?;
         let (far, _) = listener.accept()?;
         near.set_nodelay(true)?;
         far.set_nodelay(true)?;
@@ -242,7 +243,6 @@ impl Node {
             targets,
             next: Cell::new(0),
             client,
-            listener,
             ends: (near, far),
             _node: node,
             _server: server_ns,
@@ -255,14 +255,15 @@ impl Node {
     /// Microseconds of a connection, and of a round trip on the one that stays, over a slice of time each.
     fn slice(&mut self) -> Result<(f64, f64)> {
         sockets::enter(&self.cgroup)?;
-        let Node { client, targets, next, listener, ends: (near, far), .. } = self;
+        let Node { client, targets, next, ends: (near, far), .. } = self;
         let targets = &*targets;
         let mut at = next.get();
         let outcome = client.run(|| -> Result<(f64, f64, usize)> {
             machine::pin(0)?;
             let connect = timed(|| {
                 at += 1;
-                connect(targets.get(at % targets.len()).context("no target")?, listener)
+                let (target, listener) = targets.get(at % targets.len()).context("no target")?;
+                connect(target, listener)
             })?;
             Ok((connect, timed(|| trip(near, far))?, at))
         })??;
@@ -301,8 +302,18 @@ fn trip(near: &mut TcpStream, far: &mut TcpStream) -> Result<()> {
 }
 
 /// The server's address, on every node.
-pub(crate) fn server() -> SocketAddr {
-    SocketAddr::new(address(3), PORT)
+fn server() -> SocketAddr {
+    endpoint(0)
+}
+
+/// Where target number `n` comes out. Each has a port of its own: with one for all, connections by two services from one port of the client could
+/// not be told apart at the server.
+pub(crate) fn endpoint(n: usize) -> SocketAddr {
+    SocketAddr::new(address(3), PORT + u16::try_from(n).unwrap_or(0))
+}
+
+fn listen(server: &NetNs, n: usize) -> Result<TcpListener> {
+    server.run(|| TcpListener::bind(endpoint(n)))?.with_context(|| endpoint(n).to_string())
 }
 
 /// Attaches a client and a server to a node, with forwarding and the like as the agent has it.

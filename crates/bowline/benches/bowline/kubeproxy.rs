@@ -11,10 +11,14 @@ use bowline_kernel::netns::NetNs;
 use bowline_lab::handle::{Lab, Options};
 
 use crate::populate::Populate;
-use crate::{BOWLINE, first, peers};
+use crate::{BOWLINE, first, machine, peers};
 
 /// How long it may take to serve.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How often it is looked whether it rests, and how often in a row it must.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CALM: u32 = 4;
 
 /// Services in front of a server that is there. kube-proxy with iptables looks at one service after the other in an order of its own: with many
 /// of them what is measured is the middle.
@@ -76,16 +80,39 @@ impl KubeProxy {
     }
 }
 
-/// The process that this one has started, once it is of that program.
-fn of_program(parent: u32, program: &str) -> Result<Option<u32>> {
+impl KubeProxy {
+    /// Waits until it has nothing to do: what it writes, it gives to a program piece by piece, and its end in the midst leaves half of it.
+    fn rest(&self) -> Result<()> {
+        let (begun, mut calm) = (Instant::now(), 0);
+        while calm < CALM {
+            let before = machine::cpu_seconds(self.pid)?;
+            std::thread::sleep(LOOK_EVERY);
+            let idle = children(self.pid)?.is_empty() && machine::cpu_seconds(self.pid)? - before < LOOK_EVERY.as_secs_f64() / 20.0;
+            calm = if idle { calm + 1 } else { 0 };
+            ensure!(begun.elapsed() < PATIENCE, "it does not come to rest within {} s", PATIENCE.as_secs());
+        }
+        Ok(())
+    }
+}
+
+/// The processes that this one has started.
+fn children(parent: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-        let own = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse::<u32>().ok());
-        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if own == Some(parent) && words.starts_with(program.as_bytes()) {
-            return Ok(Some(pid));
+        if status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse::<u32>().ok()) == Some(parent) {
+            found.push(pid);
         }
+    }
+    Ok(found)
+}
+
+/// The process that this one has started, once it is of that program.
+fn of_program(parent: u32, program: &str) -> Result<Option<u32>> {
+    let is = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.starts_with(program.as_bytes()));
+    if let Some(pid) = children(parent)?.into_iter().find(is) {
+        return Ok(Some(pid));
     }
     ensure!(Path::new(&format!("/proc/{parent}")).exists(), "it ended at once");
     Ok(None)
@@ -132,7 +159,7 @@ impl Proxies {
         let flags = format!("--agents none --no-wait --nodes {}", todo.len());
         let lab = Lab::up(Options { binary: Some(BOWLINE.into()), ..Options::new(&name, &flags) })?;
         let populate = Populate::connect(&lab.kubeconfig()?)?;
-        let targets = (0..TARGETS).map(|n| populate.one(&format!("target-{n}"), first::server())).collect::<Result<Vec<_>>>()?;
+        let targets = (0..TARGETS).map(|n| populate.one(&format!("target-{n}"), first::endpoint(n))).collect::<Result<Vec<_>>>()?;
         let networks = bowline_lab::networks(&name)?;
         let todo = todo.into_iter().enumerate().map(|(node, (size, mode))| (size, mode, node)).rev().collect();
         Ok(Proxies { lab, populate, networks, targets, scratch: tempfile::tempdir()?, todo, made: 0 })
@@ -164,7 +191,7 @@ impl Proxies {
 }
 
 impl Next<'_> {
-    /// Runs kube-proxy until all targets answer the client.
+    /// Runs kube-proxy until all targets answer the client and it has come to rest.
     pub(crate) fn serve(&self, client: &NetNs, targets: &[SocketAddr]) -> Result<KubeProxy> {
         let log = self.proxies.scratch.path().join(format!("{}.log", self.node));
         let proxy = KubeProxy::start(&self.proxies.lab, &self.node, self.mode, &log)?;
@@ -175,6 +202,7 @@ impl Next<'_> {
                 ensure!(begun.elapsed() < PATIENCE, "it does not serve after {} s: {}", PATIENCE.as_secs(), said());
             }
         }
+        proxy.rest()?;
         Ok(proxy)
     }
 }
