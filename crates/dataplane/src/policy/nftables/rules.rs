@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use bowline_model::PolicyName;
 use bowline_model::intent::policy::{Direction, PolicyIntent, PolicyRules};
-use imbl::ordmap::DiffItem;
 use sha2::{Digest, Sha256};
 
-use super::sets;
-use super::taken::{Taken, names_any};
+use super::taken::{Taken, lower_changed, names_any};
 use crate::change::{Change, Objects};
 use crate::expr::RuleBuilder;
 use crate::objects::nft::Rule;
@@ -42,25 +40,10 @@ pub(super) fn named_for(stem: &str, name: &str) -> Arc<str> {
 
 /// Lowers the policies whose rules changed, or whose sets came or went.
 pub(super) fn lower(old: &PolicyIntent, new: &PolicyIntent, change: &mut Change) {
-    let sets = sets::appeared_or_gone(old, new);
-    if !sets.is_empty() {
-        let names = |rules: &PolicyRules| rules.rules.iter().any(|rule| names_any(&rule.peers, rule.ports.as_deref(), &sets));
-        for (key, rules) in new.rules.iter().filter(|(_, rules)| names(rules)) {
-            if let Some(was) = old.rules.get(key) {
-                lower_one(key, was, old, &mut change.old);
-            }
-            lower_one(key, rules, new, &mut change.new);
-        }
-    }
-    for item in old.rules.diff(&new.rules) {
-        let (key, was, is) = match item {
-            DiffItem::Add(key, is) => (key, None, Some(is)),
-            DiffItem::Remove(key, was) => (key, Some(was), None),
-            DiffItem::Update { old: (key, was), new: (_, is) } => (key, Some(was), Some(is)),
-        };
-        was.into_iter().for_each(|rules| lower_one(key, rules, old, &mut change.old));
-        is.into_iter().for_each(|rules| lower_one(key, rules, new, &mut change.new));
-    }
+    let names = |rules: &Arc<PolicyRules>, sets: &_| rules.rules.iter().any(|rule| names_any(&rule.peers, rule.ports.as_deref(), sets));
+    lower_changed((&old.rules, old), (&new.rules, new), change, names, |key, rules, intent, objects| {
+        lower_one(key, rules, intent, objects)
+    });
 }
 
 fn lower_one((policy, direction): &(PolicyName, Direction), rules: &PolicyRules, sets: &PolicyIntent, objects: &mut Objects) {

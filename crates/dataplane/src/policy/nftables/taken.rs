@@ -1,12 +1,15 @@
 //! What rules of policies take, as rules of chains: peers and ports, each by alternatives.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bowline_model::intent::policy::{Block, Direction, Peers, PolicyIntent, PortMatch, SetId};
 use bowline_model::{Family, Protocol};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
 use super::sets;
-use crate::change::{Objects, intervals_of};
+use crate::change::{Change, Objects, intervals_of};
 use crate::expr::Part::{Daddr, Dport, L4Proto, Saddr};
 use crate::expr::{RuleBuilder, ip_field, named, rule};
 use crate::interval::{self, Interval};
@@ -49,8 +52,37 @@ impl Taken<'_> {
     }
 }
 
+/// Lowers the rules of policies that changed, and of those for which a set that they name came or went: `one` lowers those of a key, by the intent
+/// that they are of, and `names` says whether they name one of these sets.
+pub(super) fn lower_changed<K: Ord + Clone, V: PartialEq + Clone>(
+    (old_rules, old): (&OrdMap<K, V>, &PolicyIntent),
+    (new_rules, new): (&OrdMap<K, V>, &PolicyIntent),
+    change: &mut Change,
+    names: impl Fn(&V, &BTreeSet<SetId>) -> bool,
+    one: impl Fn(&K, &V, &PolicyIntent, &mut Objects),
+) {
+    let sets = sets::appeared_or_gone(old, new);
+    if !sets.is_empty() {
+        for (key, rules) in new_rules.iter().filter(|(_, rules)| names(rules, &sets)) {
+            if let Some(was) = old_rules.get(key) {
+                one(key, was, old, &mut change.old);
+            }
+            one(key, rules, new, &mut change.new);
+        }
+    }
+    for item in old_rules.diff(new_rules) {
+        let (key, was, is) = match item {
+            DiffItem::Add(key, is) => (key, None, Some(is)),
+            DiffItem::Remove(key, was) => (key, Some(was), None),
+            DiffItem::Update { old: (key, was), new: (_, is) } => (key, Some(was), Some(is)),
+        };
+        was.into_iter().for_each(|rules| one(key, rules, old, &mut change.old));
+        is.into_iter().for_each(|rules| one(key, rules, new, &mut change.new));
+    }
+}
+
 /// Whether a rule with these peers and ports names one of these sets.
-pub(super) fn names_any(peers: &Peers, ports: Option<&[PortMatch]>, ids: &std::collections::BTreeSet<SetId>) -> bool {
+pub(super) fn names_any(peers: &Peers, ports: Option<&[PortMatch]>, ids: &BTreeSet<SetId>) -> bool {
     let of_peers = match peers {
         Peers::Any => false,
         Peers::OneOf { sets, .. } => sets.iter().any(|id| ids.contains(id)),

@@ -11,11 +11,9 @@ use std::sync::Arc;
 
 use bowline_model::ClusterPolicyName;
 use bowline_model::intent::policy::{Action, Direction, PolicyIntent, Tier, TierRules};
-use imbl::ordmap::DiffItem;
 
 use super::rules::{digest, named_for};
-use super::sets;
-use super::taken::{Taken, names_any};
+use super::taken::{Taken, lower_changed, names_any};
 use crate::change::{Change, Objects};
 use crate::expr::{RuleBuilder, rule};
 use crate::objects::net::PASSED_MARK;
@@ -68,25 +66,10 @@ pub(super) fn list(tier: Tier, direction: Direction, list: &[ClusterPolicyName],
 
 /// Lowers the policies whose rules changed, or whose sets came or went.
 pub(super) fn lower(old: &PolicyIntent, new: &PolicyIntent, change: &mut Change) {
-    let sets = sets::appeared_or_gone(old, new);
-    if !sets.is_empty() {
-        let names = |rules: &TierRules| rules.rules.iter().any(|rule| names_any(&rule.peers, rule.ports.as_deref(), &sets));
-        for (key, rules) in new.tiers.iter().filter(|(_, rules)| names(rules)) {
-            if let Some(was) = old.tiers.get(key) {
-                lower_one(key, was, old, &mut change.old);
-            }
-            lower_one(key, rules, new, &mut change.new);
-        }
-    }
-    for item in old.tiers.diff(&new.tiers) {
-        let (key, was, is) = match item {
-            DiffItem::Add(key, is) => (key, None, Some(is)),
-            DiffItem::Remove(key, was) => (key, Some(was), None),
-            DiffItem::Update { old: (key, was), new: (_, is) } => (key, Some(was), Some(is)),
-        };
-        was.into_iter().for_each(|rules| lower_one(key, rules, old, &mut change.old));
-        is.into_iter().for_each(|rules| lower_one(key, rules, new, &mut change.new));
-    }
+    let names = |rules: &Arc<TierRules>, sets: &_| rules.rules.iter().any(|rule| names_any(&rule.peers, rule.ports.as_deref(), sets));
+    lower_changed((&old.tiers, old), (&new.tiers, new), change, names, |key, rules, intent, objects| {
+        lower_one(key, rules, intent, objects)
+    });
 }
 
 fn lower_one((policy, direction): &(ClusterPolicyName, Direction), rules: &TierRules, intent: &PolicyIntent, objects: &mut Objects) {
