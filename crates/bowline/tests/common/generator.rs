@@ -108,6 +108,18 @@ impl Generator {
     }
 }
 
+/// Ends traffic of which nothing may have been lost: datagrams answered, requests answered, and the slowest of these in milliseconds.
+pub(crate) fn all_kept(streams: impl IntoIterator<Item = Generator>, datagrams: Generator) -> Result<(u64, u64, u64)> {
+    let sent = all_answered(&datagrams.finish()?)?;
+    let (mut requests, mut slowest) = (0, 0);
+    for stream in streams {
+        let (count, worst) = unbroken(&stream.finish()?)?;
+        (requests, slowest) = (requests + count, slowest.max(worst));
+    }
+    ensure!(sent > 1000 && requests > 1000, "too little traffic to tell: {sent} datagrams, {requests} requests");
+    Ok((sent, requests, slowest))
+}
+
 /// How many datagrams came to the server of a pod, by tag.
 pub(crate) fn counts(lab: &Lab, pod: &str, tag: &str) -> Result<u64> {
     let program = myself()?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::common::cluster::{self, Pod};
-use crate::common::generator::{Generator, all_answered, unbroken};
+use crate::common::generator::{Generator, all_kept};
 use crate::common::lab::Lab;
 use crate::common::node;
 use crate::common::objects::{self, NODES, PORT, idle, ingress_policy, server, service};
@@ -82,13 +82,7 @@ pub(crate) fn under_traffic(bench: &Bench) -> Result<String> {
         }
     }
     lab.settled()?;
-    let sent = all_answered(&datagrams.finish()?)?;
-    let (mut requests, mut slowest) = (0, 0);
-    for stream in streams {
-        let (count, worst) = unbroken(&stream.finish()?)?;
-        (requests, slowest) = (requests + count, slowest.max(worst));
-    }
-    ensure!(sent > 1000 && requests > 1000, "too little traffic to tell: {sent} datagrams, {requests} requests");
+    let (sent, requests, slowest) = all_kept(streams, datagrams)?;
     Ok(format!(
         "{kills} kills of 3 agents: 0 of 50 connections broke ({requests} requests, slowest {slowest} ms), 0 of {sent} datagrams lost"
     ))

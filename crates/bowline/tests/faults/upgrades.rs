@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::common::generator::{Generator, all_answered, unbroken};
+use crate::common::generator::{Generator, all_kept};
 use crate::common::lab::{BOWLINE, Lab, said, within};
 use crate::common::objects::{NODES, myself};
 use crate::common::populate::Populate;
@@ -53,13 +53,7 @@ pub(crate) fn at_scale(bench: &Bench) -> Result<String> {
         one_round(lab, services, &twin, pause, &mut seen).with_context(|| format!("round {round}"))?;
     }
     ensure!(seen.alike * 2 >= rounds, "in {rounds} rounds the cluster stayed the same in {} only", seen.alike);
-    let sent = all_answered(&datagrams.finish()?)?;
-    let (mut requests, mut slowest) = (0, 0);
-    for stream in streams {
-        let (count, worst) = unbroken(&stream.finish()?)?;
-        (requests, slowest) = (requests + count, slowest.max(worst));
-    }
-    ensure!(sent > 1000 && requests > 1000, "too little traffic to tell: {sent} datagrams, {requests} requests");
+    let (sent, requests, slowest) = all_kept(streams, datagrams)?;
     Ok(format!(
         "{services} services, {} kills of 3 agents, {} upgrades and downgrades among them: 0 of 1000 connections broke ({requests} requests, \
          slowest {slowest} ms), 0 of {sent} datagrams lost, {} times 0 objects written by the same build; settled in {} ms at most",
