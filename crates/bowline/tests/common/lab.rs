@@ -330,11 +330,21 @@ impl Lab {
 
     /// Deletes a manifest's objects, and waits until they are gone.
     pub(crate) fn delete_text(&self, text: &str) -> Result<()> {
-        let path = std::env::temp_dir().join(format!("bowline-{}-gone.yaml", self.setup.name));
+        self.with_file(text, &["delete", "--wait=true", "--timeout=60s"])
+    }
+
+    /// Puts a manifest's objects in the place of those of their names, of which nothing is left: not even what the API had filled in.
+    pub(crate) fn replace_text(&self, text: &str) -> Result<()> {
+        self.with_file(text, &["replace"])
+    }
+
+    fn with_file(&self, text: &str, words: &[&str]) -> Result<()> {
+        let path = std::env::temp_dir().join(format!("bowline-{}-{}.yaml", self.setup.name, words.first().unwrap_or(&"")));
         std::fs::write(&path, text)?;
-        let deleted = self.kubectl(&["delete", "-f", &path.display().to_string(), "--wait=true", "--timeout=60s"]);
+        let file = path.display().to_string();
+        let done = self.kubectl(&[words, &["-f", &file]].concat());
         std::fs::remove_file(&path)?;
-        deleted.map(|_| ())
+        done.map(|_| ())
     }
 
     /// What `bowline status` says of a lab in which something failed, and of what its logs warned last.

@@ -145,6 +145,12 @@ impl<'a> Staged<'a> {
         if !gone.is_empty() {
             self.lab.delete_text(&list(gone.into_iter()))?;
         }
+        // A policy is what its spec says: what the API filled in before is not to stay.
+        let (other, set): (Vec<_>, Vec<_>) =
+            set.into_iter().partition(|(key, _)| key.0 == Kind::NetworkPolicy && self.objects.contains_key(*key));
+        if !other.is_empty() {
+            self.lab.replace_text(&list(other.into_iter().map(|(_, object)| object)))?;
+        }
         let set = set.into_iter().map(|(_, object)| object);
         if new.is_empty() {
             self.lab.apply_text(&list(set.chain(&marks)))?;

@@ -199,6 +199,40 @@ impl std::fmt::Display for Cell<'_> {
     }
 }
 
+/// What a step came to.
+#[derive(Debug)]
+pub struct Found {
+    /// The step, in words.
+    pub title: String,
+    /// How many cells were asked.
+    pub cells: usize,
+    /// What is wrong with some.
+    pub wrong: Vec<String>,
+}
+
+/// How many cells there are at least.
+const CELLS: usize = 400_000;
+
+/// How many wrong cells of a step are told.
+const TOLD: usize = 3;
+
+/// Takes all themes through `judge`, each on a thread of its own. What is wrong ends the test, and so does a table that is not there.
+pub fn hold(judge: impl Fn(&Cast, &Theme) -> Vec<Found> + Sync) {
+    let (cast, themes) = (Cast::read(CAST), themes());
+    let found: Vec<Found> = std::thread::scope(|scope| {
+        let judges: Vec<_> = themes.iter().map(|theme| scope.spawn(|| judge(&cast, theme))).collect();
+        judges.into_iter().flat_map(|judge| judge.join().unwrap()).collect()
+    });
+    let cells: usize = found.iter().map(|step| step.cells).sum();
+    let wrong: usize = found.iter().map(|step| step.wrong.len()).sum();
+    let told = found.iter().filter(|step| !step.wrong.is_empty()).map(|step| {
+        let first: Vec<&str> = step.wrong.iter().take(TOLD).map(String::as_str).collect();
+        format!("{}: {} of {} cells\n  {}", step.title, step.wrong.len(), step.cells, first.join("\n  "))
+    });
+    assert!(wrong == 0, "{wrong} of {cells} cells\n{}", told.collect::<Vec<_>>().join("\n"));
+    assert!(cells >= CELLS, "only {cells} cells");
+}
+
 /// All themes, read.
 pub fn themes() -> Vec<Theme> {
     THEMES.iter().map(|(name, text)| Theme::read(name, text)).collect()
