@@ -45,7 +45,7 @@ pub(crate) struct Counts {
     pub(crate) nodes: usize,
     /// Services, those of all kinds.
     pub(crate) services: usize,
-    /// Network policies.
+    /// Network policies, those of the whole cluster among them.
     pub(crate) policies: usize,
     /// Pods in the cluster.
     pub(crate) pods: usize,
@@ -134,7 +134,7 @@ impl Turn {
             counts: Counts {
                 nodes: self.world.nodes().len(),
                 services: self.world.services().len(),
-                policies: self.world.policies().len(),
+                policies: self.world.policies().len() + self.world.cluster_policies().len(),
                 pods: self.world.pods().len(),
                 namespaces: self.world.namespaces().len(),
             },
