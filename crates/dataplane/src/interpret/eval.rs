@@ -228,6 +228,9 @@ fn sets(table: &mut Table, expression: &Expr, registers: &mut Registers) -> Resu
             let len = value_bytes(set);
             let value = data.map(|reg| registers.load(reg, len)).transpose()?.unwrap_or_default();
             let expires_ms = now.saturating_add(*timeout_ms);
+            if set.spec.size.is_some_and(|size| set.dynamic.len() >= size as usize) && !set.dynamic.contains_key(&key) {
+                return Ok(Step::Break);
+            }
             // An element that is there keeps its value: the kernel renews its lifetime and nothing else.
             set.dynamic.entry(key).or_insert(DynamicElement { value, expires_ms }).expires_ms = expires_ms;
         }

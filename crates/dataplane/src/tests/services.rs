@@ -12,7 +12,7 @@ use super::bench::{Bench, full};
 use super::check;
 use super::notation::{address, base, parse};
 use crate::interpret::{Packet, Table};
-use crate::objects::nft::{Hook, NftKey};
+use crate::objects::nft::{Hook, NftKey, NftObject};
 
 #[test]
 fn a_service_leads_to_its_endpoints_from_everywhere() {
@@ -372,6 +372,35 @@ fn endpoints_get_equal_shares() {
             let chi_square: f64 = shares.values().map(|n| (f64::from(*n) - expected).powi(2) / expected).sum();
             assert!(chi_square < 0.1 * f64::from(count), "{count} endpoints: {chi_square}");
         }
+    }
+}
+
+#[test]
+fn clients_are_served_when_there_is_no_room_to_remember_them() {
+    for family in Family::BOTH {
+        let mut intent = base();
+        let service = ServiceIntent { frontends: vec![Frontend { affinity_secs: Some(60), ..frontend(family, 2, Protocol::Tcp) }] };
+        Arc::make_mut(&mut intent.services).services.insert(ServiceName::new("shop", "web"), Arc::new(service));
+        let mut objects = full(&intent).1;
+        let sets = objects.values_mut().filter_map(|object| if let NftObject::Set(spec) = object { spec.size.as_mut() } else { None });
+        sets.for_each(|size| *size = 2);
+        let mut table = Table::from_objects(&objects);
+        let mut send = |client: u8, random| {
+            let client: std::net::IpAddr = match family {
+                Family::V4 => std::net::Ipv4Addr::new(203, 0, 113, client).into(),
+                Family::V6 => std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(client)).into(),
+            };
+            let mut packet = Packet::new(client, address("v1", family), Protocol::Tcp.number(), 80);
+            packet.random = random;
+            assert!(table.run(Hook::Prerouting, &mut packet).passes());
+            assert_eq!(packet.dst_port, 8080, "{client} is not translated");
+            packet.dst
+        };
+        let clients = [1, 2, 3];
+        let first = clients.map(|client| send(client, 0));
+        let again = clients.map(|client| send(client, u32::MAX));
+        assert_eq!(again[..2], first[..2], "those that came first are remembered");
+        assert_ne!(again[2], first[2], "the third is drawn for anew");
     }
 }
 

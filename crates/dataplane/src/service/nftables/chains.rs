@@ -12,7 +12,7 @@ use crate::objects::nft::{ChainKind, Field, Hook, Reg, Rule, SetSpec};
 /// Bit of the connection mark that says that a service of ours translated its destination: whoever else translates is left alone.
 pub const TRANSLATED_MARK: u32 = 1;
 
-/// Clients remembered for an affinity timeout.
+/// Clients remembered for an affinity timeout; any more are served without being remembered.
 const AFFINITY_CLIENTS: u32 = 262_144;
 
 /// Priority of the chains that refuse what has no endpoint: before policy, so that nobody waits for a timeout.
@@ -160,5 +160,7 @@ fn balance_with_affinity(shape: &Shape, secs: u32) -> Vec<Rule> {
         .delete(&map, client, endpoint)
         .update(&map, client, endpoint, timeout_ms)
         .dnat(family, endpoint);
-    vec![remembered, drawn]
+    // The kernel breaks off a rule whose update finds no room: a client that cannot be remembered is served all the same.
+    let unremembered = balance(shape).saying("no room to remember the client");
+    vec![remembered, drawn, unremembered]
 }
