@@ -1,11 +1,12 @@
 //! `healthCheckNodePort`: tells load balancers over HTTP whether a service has ready endpoints on this node.
 //!
 //! A port is open as long as the intent in the kernel names it, so that a load balancer is never sent to a node that does not serve yet. A
-//! port that somebody else has is tried again; the node serves its services meanwhile.
+//! port that somebody else has is tried again; the node serves its services meanwhile. Where `nodePortAddresses` names networks, it is open at
+//! the node's addresses in them alone, as node ports are.
 //! The answer has the form that kube-proxy gives it (status, JSON, and a header with the endpoints' number), which is what is parsed out there.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ type Told = watch::Sender<HealthCheck>;
 /// One open port: dropped, it closes.
 struct Port {
     told: Told,
+    at: BTreeSet<IpAddr>,
     _listeners: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -42,8 +44,11 @@ pub(crate) async fn serve(mut applied: watch::Receiver<Applied>, ledger: Arc<Led
     let clients = Arc::new(Semaphore::new(CLIENTS_AT_ONCE));
     let mut open: BTreeMap<u16, Port> = BTreeMap::new();
     loop {
-        let wanted = applied.borrow_and_update().intent.services.health_checks.clone();
-        let missing = follow(&mut open, &wanted, (&clients, &ledger)).await;
+        let (wanted, at) = {
+            let applied = applied.borrow_and_update();
+            (applied.intent.services.health_checks.clone(), addresses(&applied))
+        };
+        let missing = follow(&mut open, &wanted, &at, (&clients, &ledger)).await;
         let again = async {
             if missing {
                 tokio::time::sleep(TRY_AGAIN).await;
@@ -59,9 +64,20 @@ pub(crate) async fn serve(mut applied: watch::Receiver<Applied>, ledger: Arc<Led
     }
 }
 
+/// Where ports are open: the node's addresses that take node ports, or the unspecified one, which means all of both families.
+fn addresses(applied: &Applied) -> BTreeSet<IpAddr> {
+    let networks = &applied.intent.services.node_port_addresses;
+    if networks.is_empty() {
+        return BTreeSet::from([Ipv4Addr::UNSPECIFIED.into()]);
+    }
+    let own = applied.host.links.iter().flat_map(|link| &link.addresses).map(|address| address.addr());
+    let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    own.chain(loopback).filter(|address| networks.iter().any(|network| network.contains(address))).collect()
+}
+
 /// Opens and closes ports until they are those wanted; gives whether some could not be opened.
-async fn follow(open: &mut BTreeMap<u16, Port>, wanted: &OrdMap<u16, HealthCheck>, shared: Shared<'_>) -> bool {
-    open.retain(|port, _| wanted.contains_key(port));
+async fn follow(open: &mut BTreeMap<u16, Port>, wanted: &OrdMap<u16, HealthCheck>, at: &BTreeSet<IpAddr>, shared: Shared<'_>) -> bool {
+    open.retain(|number, port| wanted.contains_key(number) && port.at == *at);
     let mut missing = false;
     for (number, check) in wanted {
         if let Some(port) = open.get(number) {
@@ -72,9 +88,9 @@ async fn follow(open: &mut BTreeMap<u16, Port>, wanted: &OrdMap<u16, HealthCheck
             });
             continue;
         }
-        match http::open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, *number))).await {
+        match listen(at, *number).await {
             Ok(listeners) => {
-                open.insert(*number, start(listeners, check.clone(), shared));
+                open.insert(*number, start(listeners, check.clone(), at.clone(), shared));
             }
             Err(error) => {
                 missing = true;
@@ -85,12 +101,21 @@ async fn follow(open: &mut BTreeMap<u16, Port>, wanted: &OrdMap<u16, HealthCheck
     missing
 }
 
-fn start(listeners: Vec<TcpListener>, check: HealthCheck, (clients, ledger): Shared<'_>) -> Port {
+/// At all of the addresses, or at none.
+async fn listen(at: &BTreeSet<IpAddr>, number: u16) -> std::io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in at {
+        listeners.extend(http::open(SocketAddr::new(*address, number)).await?);
+    }
+    Ok(listeners)
+}
+
+fn start(listeners: Vec<TcpListener>, check: HealthCheck, at: BTreeSet<IpAddr>, (clients, ledger): Shared<'_>) -> Port {
     let (told, reads) = watch::channel(check);
     let ledger = ledger.clone();
     let page = move |_: &str| response(&reads.borrow(), ledger.book().health(ledger.now()).healthy);
     let run = |listener| AbortOnDropHandle::new(tokio::spawn(http::accept(listener, clients.clone(), page.clone())));
-    Port { _listeners: listeners.into_iter().map(run).collect(), told }
+    Port { _listeners: listeners.into_iter().map(run).collect(), at, told }
 }
 
 /// A node whose services are not as they should be takes no new traffic, whatever endpoints it has, as kube-proxy has it.
@@ -175,10 +200,36 @@ mod tests {
         let wanted = applied(port, Some(1)).intent.services.health_checks.clone();
         let clients = Arc::new(Semaphore::new(1));
         let ledger = Ledger::open(&[]);
-        assert!(follow(&mut open, &wanted, (&clients, &ledger)).await);
+        let at = addresses(&Applied::default());
+        assert!(follow(&mut open, &wanted, &at, (&clients, &ledger)).await);
         drop(taken);
-        assert!(!follow(&mut open, &wanted, (&clients, &ledger)).await);
+        assert!(!follow(&mut open, &wanted, &at, (&clients, &ledger)).await);
         assert!(open.contains_key(&port));
+    }
+
+    #[tokio::test]
+    async fn a_port_is_open_where_node_ports_are() {
+        let port = free_port();
+        let within = |networks: &[&str]| {
+            let mut applied = applied(port, Some(1));
+            let services = Arc::make_mut(&mut Arc::make_mut(&mut applied.intent).services);
+            services.node_port_addresses = networks.iter().map(|network| network.parse().unwrap()).collect();
+            applied
+        };
+        let (to, from) = watch::channel(within(&["127.0.0.0/8", "10.0.0.0/8"]));
+        let server = tokio::spawn(serve(from, Ledger::open(&[]), CancellationToken::new()));
+        until(port, "HTTP/1.1 200 OK").await;
+        assert!(get(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).await.is_err(), "it is open at the other family");
+        to.send_replace(within(&["::1/128"]));
+        until(port, "").await;
+        let v6 = async {
+            while get(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).await.is_err() {
+                tokio::task::yield_now().await
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), v6).await.unwrap();
+        drop(to);
+        tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap();
     }
 
     #[test]
