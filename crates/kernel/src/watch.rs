@@ -16,8 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::netns::{NetNs, NetNsError};
 use crate::wire::{Attrs, Received, flags, messages, u32_at};
 
-/// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_RULE.
-const NET_GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
+/// RTNLGRP_LINK, _NEIGH, _TC, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_RULE.
+const NET_GROUPS: [u32; 9] = [1, 3, 4, 5, 7, 8, 9, 11, 19];
 /// NFNLGRP_NFTABLES.
 const NFT_GROUPS: [u32; 1] = [7];
 
@@ -28,7 +28,7 @@ const SOCKET_BUFFER_BYTES: usize = 1024 * 1024;
 /// What may have changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// Links, addresses, routes, neighbours, rules.
+    /// Links, what limits them, addresses, routes, neighbours, rules.
     pub net: bool,
     /// Our nftables table.
     pub nft: bool,
@@ -164,6 +164,10 @@ mod rt {
     pub(super) const DELNEIGH: u16 = 29;
     pub(super) const NEWRULE: u16 = 32;
     pub(super) const DELRULE: u16 = 33;
+    pub(super) const NEWQDISC: u16 = 36;
+    pub(super) const DELQDISC: u16 = 37;
+    pub(super) const NEWTFILTER: u16 = 44;
+    pub(super) const DELTFILTER: u16 = 45;
     pub(super) const IFF_UP: u32 = 1;
     pub(super) const IFLA_LINKINFO: u16 = 18;
     pub(super) const IFLA_INFO_KIND: u16 = 1;
@@ -183,7 +187,7 @@ fn net_concerns_us(message: &Received<'_>) -> bool {
             let kind = message.attrs(16).nested(rt::IFLA_LINKINFO).text(rt::IFLA_INFO_KIND);
             went_down || kind.as_deref() == Some("vxlan")
         }
-        rt::DELADDR => true,
+        rt::DELADDR | rt::NEWQDISC | rt::DELQDISC | rt::NEWTFILTER | rt::DELTFILTER => true,
         // Byte 5 of struct rtmsg is the origin. One that replaces another may have replaced ours.
         rt::NEWROUTE | rt::DELROUTE => {
             message.payload.get(5) == Some(&ROUTE_PROTOCOL) || (message.kind == rt::NEWROUTE && message.flags & flags::REPLACE != 0)

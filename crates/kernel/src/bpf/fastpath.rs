@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
@@ -20,7 +21,7 @@ use super::epoch::{Connections, Epoch, Which};
 use super::hooks::{self, BpfError};
 use super::maps::{Pins, Table};
 use super::sizes::Sizes;
-use crate::netlink::{LinkInfo, Netlink};
+use crate::netlink::{Discipline, LinkInfo, Netlink};
 use crate::reconcile::{ApplyError, Driver, Failure, Report};
 use crate::sys::tcx::{self, Hook};
 
@@ -35,6 +36,10 @@ const LOOPBACK: u16 = 772;
 
 /// The maps, each by the name of its pin.
 const MAPS: [&str; 7] = ["carried", "openings", "direct", "entered", "epoch", "mtus", "counts"];
+
+/// How long a pod's link is left to the rest of its CNI chain before a place for classifiers is made there: with one, the plugin `bandwidth`
+/// could not make the queueing discipline that it limits what a pod sends by. tcx needs no such place.
+const CHAIN_ENDS: Duration = Duration::from_secs(5);
 
 /// Bytes of an index, of a link's MTU.
 const WORD: usize = 4;
@@ -58,6 +63,8 @@ pub struct Found {
     egress: Vec<Ours>,
     /// The programs know how much it takes.
     mtu_known: bool,
+    /// Somebody limits, counts or diverts what passes it, which packets that are carried would not meet.
+    shaped: bool,
 }
 
 /// A program of ours.
@@ -115,6 +122,10 @@ pub struct HookDriver {
     pins: Pins,
     /// What was there when it was last looked, to see at little cost whether it is there still.
     known: BTreeMap<HookKey, Found>,
+    /// Links by index that are left to others first, and since when; nothing once that is over.
+    young: BTreeMap<u32, Option<Instant>>,
+    /// How long they are.
+    grows_up: Duration,
 }
 
 /// Reads what the programs count.
@@ -157,6 +168,7 @@ impl Fastpath {
         let mut netlink = Netlink::open().map_err(|error| failed(error.to_string()))?;
         let links = netlink.links().map_err(|error| failed(error.to_string()))?;
         let better = How::of_kernel(probe(&links)).map_err(|error| failed(format!("links cannot be asked for their programs: {error}")))?;
+        let grows_up = if how.is_none() && better == How::Clsact { CHAIN_ENDS } else { Duration::ZERO };
         let how = how.unwrap_or(better);
         let maps = bpffs.join(hooks::DIRECTORY).join(sizes.directory());
         fs::create_dir_all(&maps).map_err(hooks::at(&maps))?;
@@ -171,7 +183,16 @@ impl Fastpath {
         epoch.hold(&maps)?;
         let processors = aya::util::nr_cpus().map_err(|(what, error)| failed(format!("{what}: {error}")))?;
         Ok(Fastpath {
-            driver: HookDriver { how, netlink, programs, mtus: Table::open(&maps, "mtus", WORD, WORD)?, pins, known: BTreeMap::new() },
+            driver: HookDriver {
+                how,
+                netlink,
+                programs,
+                mtus: Table::open(&maps, "mtus", WORD, WORD)?,
+                pins,
+                known: BTreeMap::new(),
+                young: BTreeMap::new(),
+                grows_up,
+            },
             tally: Tally {
                 counts: Table::open(&maps, "counts", WORD, LONG * processors)?,
                 carried: Table::open(&maps, "carried", abi::CARRIED_KEY, abi::CARRIED)?,
@@ -311,6 +332,29 @@ impl HookDriver {
         links.iter().filter(|link| lacking.contains(&link.index)).count()
     }
 
+    /// Whether a link that was left to others first is to get its programs now.
+    pub fn is_due(&self) -> bool {
+        self.young.values().flatten().any(|since| since.elapsed() >= self.grows_up)
+    }
+
+    #[cfg(test)]
+    pub(super) fn leave_new_links_for(&mut self, time: Duration) {
+        self.grows_up = time;
+    }
+
+    /// Whether a link without programs of ours is to be left to others for now.
+    fn waits(&mut self, found: &Found) -> bool {
+        if self.grows_up.is_zero() || !found.ingress.is_empty() || !found.egress.is_empty() {
+            return false;
+        }
+        let since = self.young.entry(found.index).or_insert_with(|| Some(Instant::now()));
+        let waits = since.is_some_and(|since| since.elapsed() < self.grows_up);
+        if !waits {
+            *since = None;
+        }
+        waits
+    }
+
     /// Pins again the maps whose pins someone removed. Says whether any was.
     ///
     /// # Errors
@@ -336,22 +380,59 @@ impl HookDriver {
         known.is_some_and(|mtu| mtu == link.mtu_bytes.to_ne_bytes())
     }
 
-    fn find(&mut self, link: &LinkInfo, cache: &mut BTreeMap<u32, Option<Ours>>) -> Found {
+    fn find(&mut self, link: &LinkInfo, shapes: &[Discipline], cache: &mut BTreeMap<u32, Option<Ours>>) -> Found {
         Found {
             index: link.index,
             ingress: self.ours_at(link.index, Hook::Ingress, cache),
             egress: self.ours_at(link.index, Hook::Egress, cache),
             mtu_known: self.mtu_is_known(link),
+            shaped: self.is_shaped(link.index, shapes),
         }
     }
 
-    fn set(&mut self, key: &HookKey, side: Side, links: &BTreeMap<&str, &LinkInfo>) -> io::Result<()> {
+    /// The queueing disciplines of all links; none where the kernel does not say.
+    fn shapes(&mut self) -> Vec<Discipline> {
+        self.netlink.disciplines().unwrap_or_else(|error| {
+            tracing::debug!(%error, "limits of links cannot be read");
+            Vec::new()
+        })
+    }
+
+    /// Whether a link has a queueing discipline that acts, or classifiers that are not ours.
+    fn is_shaped(&mut self, index: u32, shapes: &[Discipline]) -> bool {
+        let mut hooks = false;
+        for shape in shapes.iter().filter(|shape| shape.link == index) {
+            if shape.acts() {
+                return true;
+            }
+            hooks |= shape.is_clsact();
+        }
+        hooks && [Hook::Ingress, Hook::Egress].into_iter().any(|hook| self.has_others(index, hook))
+    }
+
+    fn has_others(&mut self, index: u32, hook: Hook) -> bool {
+        let all = self.netlink.count_classifiers(index, hook).unwrap_or_default();
+        let bpf = self.netlink.classifiers(index, hook).unwrap_or_default();
+        all > bpf.into_iter().filter(|one| self.recognize(one.program).is_some()).count()
+    }
+
+    fn set(&mut self, key: &HookKey, side: Side, links: &BTreeMap<&str, &LinkInfo>, shapes: &[Discipline]) -> io::Result<()> {
         let link = links.get(&*key.0).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
         if link.arphrd != ETHERNET {
             return Ok(());
         }
         self.mtus.elements().update(&link.index.to_ne_bytes(), &link.mtu_bytes.to_ne_bytes()).map_err(|(_, error)| error)?;
-        let found = self.find(link, &mut BTreeMap::new());
+        let found = self.find(link, shapes, &mut BTreeMap::new());
+        if side == Side::Pod && self.waits(&found) {
+            return Ok(());
+        }
+        if side == Side::Pod && found.shaped {
+            for hook in [Hook::Ingress, Hook::Egress] {
+                self.take_off(link.index, hook, |_| true)?;
+            }
+            self.known.remove(key);
+            return Ok(());
+        }
         for (hook, there, role) in [(Hook::Egress, &found.egress, Role::to(side)), (Hook::Ingress, &found.ingress, Role::Enter)] {
             if !there.iter().any(|ours| ours.role == Some(role)) {
                 let HookDriver { how, netlink, programs, .. } = self;
@@ -361,7 +442,7 @@ impl HookDriver {
             // After it, so that at no time is there none.
             self.take_off(link.index, hook, |ours| ours.role != Some(role))?;
         }
-        let found = self.find(link, &mut BTreeMap::new());
+        let found = self.find(link, shapes, &mut BTreeMap::new());
         self.known.insert(key.clone(), found);
         Ok(())
     }
@@ -402,11 +483,16 @@ impl Driver for HookDriver {
             source: Box::new(error),
         })?;
         let mut seen: BTreeMap<HookKey, HookSeen> = wanted.keys().map(|key| (key.clone(), HookSeen::Unfit)).collect();
+        let shapes = self.shapes();
         let mut cache = BTreeMap::new();
         self.known.clear();
+        self.young.retain(|index, _| links.iter().any(|link| link.index == *index));
         for link in links.iter().filter(|link| link.arphrd == ETHERNET) {
             let key = HookKey(link.name.as_str().into());
-            let found = self.find(link, &mut cache);
+            let found = self.find(link, &shapes, &mut cache);
+            if wanted.get(&key) == Some(&Side::Pod) && self.waits(&found) {
+                continue;
+            }
             if wanted.contains_key(&key) || !found.ingress.is_empty() || !found.egress.is_empty() {
                 self.known.insert(key.clone(), found.clone());
                 seen.insert(key, HookSeen::Has(found));
@@ -418,6 +504,7 @@ impl Driver for HookDriver {
     fn same(seen: &HookSeen, want: &Side) -> bool {
         match seen {
             HookSeen::Unfit => true,
+            HookSeen::Has(found) if *want == Side::Pod && found.shaped => found.ingress.is_empty() && found.egress.is_empty(),
             HookSeen::Has(found) => {
                 let only = |there: &[Ours], role| matches!(there, [ours] if ours.role == Some(role));
                 found.mtu_known && only(&found.ingress, Role::Enter) && only(&found.egress, Role::to(*want))
@@ -445,8 +532,9 @@ impl Driver for HookDriver {
             let outcome = self.remove(key, &links);
             failed(key, outcome);
         }
+        let shapes = if delta.set.is_empty() { Vec::new() } else { self.shapes() };
         for (key, side) in &delta.set {
-            let outcome = self.set(key, *side, &links);
+            let outcome = self.set(key, *side, &links, &shapes);
             failed(key, outcome);
         }
         report

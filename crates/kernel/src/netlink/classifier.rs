@@ -9,6 +9,7 @@ use crate::wire::{Message, Received, flags, u32_at};
 
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
@@ -34,6 +35,9 @@ const ETH_P_ALL: u16 = 3;
 /// Ours run after those of others, who choose small numbers or take what the kernel gives, from 49152 downwards.
 const PRIORITY: u32 = 50_000;
 
+/// Kind of the queueing discipline that does nothing, which links without a queue have.
+const NOQUEUE: &str = "noqueue";
+
 /// Length of `struct tcmsg`.
 const TCMSG_BYTES: usize = 20;
 
@@ -45,6 +49,26 @@ pub(crate) struct Classifier {
     handle: u32,
     /// Priority in the upper half, protocol in the lower.
     info: u32,
+}
+
+/// A queueing discipline of a link: at its root, at one of its classes, or that of the hooks of ingress and egress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Discipline {
+    /// Index of the link.
+    pub(crate) link: u32,
+    kind: String,
+}
+
+impl Discipline {
+    /// Whether it has classifiers at the two hooks, and does nothing without any.
+    pub(crate) fn is_clsact(&self) -> bool {
+        self.kind == "clsact"
+    }
+
+    /// Whether packets may have to wait in it, are counted or may be dropped by it, or go elsewhere.
+    pub(crate) fn acts(&self) -> bool {
+        self.kind != NOQUEUE && !self.is_clsact()
+    }
 }
 
 fn parent(hook: Hook) -> u32 {
@@ -62,6 +86,29 @@ fn tcmsg(index: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
 }
 
 impl Netlink {
+    /// The queueing disciplines of all links.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub(crate) fn disciplines(&mut self) -> Result<Vec<Discipline>, NetlinkError> {
+        let message = Message::new(RTM_GETQDISC, flags::REQUEST | flags::DUMP, &tcmsg(0, 0, 0, 0));
+        self.list("queueing disciplines", message, |received| {
+            let kind = received.attrs(TCMSG_BYTES).text(TCA_KIND)?;
+            (received.kind == RTM_NEWQDISC).then_some(Discipline { link: u32_at(received.payload, 4)?, kind })
+        })
+    }
+
+    /// How many classifiers there are at one hook of a link, of any kind and whoever's.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub(crate) fn count_classifiers(&mut self, index: u32, hook: Hook) -> Result<usize, NetlinkError> {
+        let message = Message::new(RTM_GETTFILTER, flags::REQUEST | flags::DUMP, &tcmsg(index, 0, parent(hook), 0));
+        // The head of each priority's list has no handle.
+        let one = |received: &Received<'_>| (received.kind == RTM_NEWTFILTER && u32_at(received.payload, 8)? != 0).then_some(());
+        Ok(self.list("classifiers", message, one)?.len())
+    }
+
     /// The BPF classifiers at one hook of a link, whoever's they are.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use ipnet::IpNet;
 
 pub use address::AddressInfo;
 pub use bowline_dataplane::objects::net::RouteSpec;
+pub(crate) use classifier::Discipline;
 pub use driver::{NetDriver, NetSeen};
 
 pub use error::NetlinkError;

@@ -3,6 +3,7 @@
 
 mod begun;
 mod full;
+mod shaped;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -210,7 +211,9 @@ fn classifiers_carry_as_well_and_leave_nothing() {
         }
         let driver = &mut stage.fastpath.driver;
         let seen = stage.node.run(|| driver.read_owned(&wanted()).unwrap()).unwrap();
-        assert!(seen.iter().all(|(key, seen)| super::HookDriver::same(seen, &wanted()[key])), "{seen:?}");
+        // Where someone else's is, carried packets would pass it by.
+        let same = |(key, seen): (&HookKey, _)| super::HookDriver::same(seen, &wanted()[key]) != (strange && &*key.0 == "bwb");
+        assert!(seen.iter().all(same), "{seen:?}");
         let report = stage.node.run(|| driver.apply(&Delta { set: BTreeMap::new(), remove: wanted().into_keys().collect() })).unwrap();
         assert!(report.failed.is_empty(), "{:?}", report.failed);
         assert!(!run(&stage.node, "tc", &["qdisc", "show", "dev", "bwa"]).contains("clsact"));
