@@ -181,17 +181,19 @@ pub(crate) const CODES: &[Explained] = &[
     Explained {
         code: 1311,
         title: "services are not translated at the socket",
-        text: "serviceMode is ebpf, but the kernel or the node lacks something for the programs at the cgroup's socket hooks: Linux 5.18, the\n\
-               cgroup2 hierarchy and the BPF file system mounted, the capabilities BPF, PERFMON and NET_ADMIN. nftables serves everything\n\
-               meanwhile, with the same meaning. The agent tries again, at least every minute. Where serviceMode is nftables, programs of a former\n\
-               mode could not be taken off: `bowline uninstall` on the stopped agent does it, or remove the directory named.",
+        text: "serviceMode is ebpf or auto, but the kernel or the node lacks something for the programs at the cgroup's socket hooks: Linux 6.1,\n\
+               the cgroup2 hierarchy and the BPF file system mounted, the capabilities BPF, PERFMON and NET_ADMIN. nftables serves everything\n\
+               meanwhile, with the same meaning. The agent tries again, at least every minute. With auto this is a note and no problem.\n\
+               Where serviceMode is nftables, programs of a former mode could not be taken off: `bowline uninstall` on the stopped agent\n\
+               does it, or remove the directory named.",
     },
     Explained {
         code: 1312,
         title: "packets of pods take the kernel's own way",
-        text: "serviceMode is ebpf and fastPath is not false, but the kernel or the node lacks something for the programs at links: Linux 5.11,\n\
+        text: "serviceMode is ebpf or auto and fastPath is not false, but the kernel or the node lacks something for the programs at links: Linux 5.11,\n\
                the BPF file system mounted, the capabilities BPF, PERFMON and NET_ADMIN. Everything works without them, slower. The\n\
-               agent tries again, at least every minute. With fastPath: false nothing is wanted and nothing reported.",
+               agent tries again, at least every minute. With auto this is a note and no problem; with fastPath: false nothing is wanted and\n\
+               nothing reported.",
     },
     Explained {
         code: 1313,

@@ -41,8 +41,10 @@ impl Backend {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceMode {
-    /// In nftables alone.
+    /// At the socket where the kernel has what that needs.
     #[default]
+    Auto,
+    /// In nftables alone.
     Nftables,
     /// At the socket where there is one, in nftables otherwise.
     Ebpf,
@@ -52,6 +54,7 @@ impl ServiceMode {
     /// The word for it in the agent's configuration.
     pub fn word(self) -> &'static str {
         match self {
+            ServiceMode::Auto => "auto",
             ServiceMode::Nftables => "nftables",
             ServiceMode::Ebpf => "ebpf",
         }
@@ -149,7 +152,7 @@ pub struct UpArgs {
     #[arg(long)]
     pub direct_routing: bool,
     /// How services are served
-    #[arg(long, value_enum, default_value_t = ServiceMode::Nftables)]
+    #[arg(long, value_enum, default_value_t = ServiceMode::Auto)]
     pub service_mode: ServiceMode,
     /// What lies between the nodes: one LAN, or a router with a subnet for each
     #[arg(long, value_enum, default_value_t = Underlay::Lan)]

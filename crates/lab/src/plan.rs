@@ -144,7 +144,7 @@ mod tests {
             nodes: 3,
             backend: Backend::Vxlan,
             direct_routing: false,
-            service_mode: crate::options::ServiceMode::Nftables,
+            service_mode: crate::options::ServiceMode::Auto,
             underlay,
             pod_cidr: dual("10.42.0.0/16", "fd42::/56"),
             service_cidr: dual("10.43.0.0/16", "fd43::/112"),

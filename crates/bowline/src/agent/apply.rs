@@ -46,6 +46,8 @@ pub(crate) struct Applied {
     pub(crate) pod_mtu_bytes: u32,
     /// Objects that the kernel does not take, and what else is wrong on this node.
     pub(crate) problems: Arc<Vec<Problem>>,
+    /// What the settings would use and the kernel lacks; all is well nevertheless.
+    pub(crate) notices: Arc<Vec<Problem>>,
     /// Chains and sets that are not as they should be: pods are not opened while there are any.
     pub(crate) rules_failed: bool,
     /// Services are translated at the socket where they can be.
@@ -259,7 +261,12 @@ impl Applier {
 
     fn sync_hooks(&mut self, how: SyncMode) -> SyncReport<HookKey> {
         let now = self.now_ms();
-        self.fastpath.sync(how, now, |key| self.net.dirty().contains(key))
+        let report = self.fastpath.sync(how, now, |key| self.net.dirty().contains(key));
+        if report.written + report.removed > 0 {
+            // A link may have lost its programs, and what is carried to it would go on.
+            self.fastpath.forget();
+        }
+        report
     }
 
     fn turn(&mut self, intent: &Arc<Intent>, looks: Looks) {
@@ -341,11 +348,14 @@ impl Applier {
         problems.extend(self.nft.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
         problems.extend(self.arp.failing().map(|(_, error)| unguarded(error)).chain(arp.read_error.as_deref().map(unguarded)));
         problems.extend(self.sockets.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
-        problems.extend(self.sockets.problem());
+        let mut notices = Vec::new();
+        for (lacking, makes_do) in [(self.sockets.problem(), self.sockets.makes_do()), (self.fastpath.problem(), self.fastpath.makes_do())]
+        {
+            if makes_do { &mut notices } else { &mut problems }.extend(lacking);
+        }
         let socket_maps = self.sockets.maps();
         problems.extend(self.sockets.full(&socket_maps));
         problems.extend(self.fastpath.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
-        problems.extend(self.fastpath.problem());
         problems.extend(self.net.failing().map(|(key, error)| refused(format!("{key:?}"), error)));
         for error in [&rules.read_error, &sockets.read_error, &routes.read_error, &hooks.read_error].into_iter().flatten() {
             problems.push(refused("reading back".to_owned(), error));
@@ -378,6 +388,7 @@ impl Applier {
             applied.socket_maps = socket_maps;
             applied.uncut = self.reaper.uncut();
             applied.problems = Arc::new(unique.into_iter().collect());
+            applied.notices = Arc::new(notices);
             applied.rules_failed = rules_failed;
             applied.fabric_failed = fabric_failed;
             applied.last_us = took;

@@ -100,7 +100,7 @@ pub(crate) struct AgentArgs {
     /// A KubeProxyConfiguration file; all that is said elsewhere wins over it [file: kubeProxyConfig]
     #[arg(long, env = "BOWLINE_KUBE_PROXY_CONFIG", value_name = "FILE")]
     pub(crate) kube_proxy_config: Option<PathBuf>,
-    /// How services are served: nftables; iptables, ipvs and userspace are taken and nftables serves [file: serviceMode]
+    /// How services are served: auto, ebpf or nftables; iptables, ipvs and userspace are taken and nftables serves [file: serviceMode]
     #[arg(long, env = "BOWLINE_PROXY_MODE", value_name = "WORD")]
     pub(crate) proxy_mode: Option<String>,
     /// Where kube-proxy's /healthz and /livez answer, or none [file: healthzBindAddress]
@@ -115,8 +115,10 @@ pub(crate) struct AgentArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ServiceMode {
-    /// A few named maps in nftables.
+    /// As [`ServiceMode::Ebpf`] as far as the kernel has what that needs; what it lacks is said and is no problem.
     #[default]
+    Auto,
+    /// A few named maps in nftables.
     Nftables,
     /// At the socket by BPF programs where there is one, in nftables otherwise.
     Ebpf,
@@ -126,9 +128,20 @@ impl ServiceMode {
     /// The mode in one word, as it is chosen.
     pub(crate) fn word(self) -> &'static str {
         match self {
+            ServiceMode::Auto => "auto",
             ServiceMode::Nftables => "nftables",
             ServiceMode::Ebpf => "ebpf",
         }
+    }
+
+    /// Whether BPF programs are to be used where they can be.
+    pub(crate) fn wants_programs(self) -> bool {
+        self != ServiceMode::Nftables
+    }
+
+    /// Whether it is a problem where they cannot be.
+    pub(crate) fn insists(self) -> bool {
+        self == ServiceMode::Ebpf
     }
 }
 
@@ -487,7 +500,7 @@ mod tests {
         std::fs::write(&path, KUBE_PROXY).unwrap();
         let named = format!("kubeProxyConfig: {}\n", path.display());
         let alone = load(&named, AgentArgs::default()).unwrap();
-        assert_eq!((alone.node_name.as_str(), alone.service_mode), ("n7", ServiceMode::Nftables));
+        assert_eq!((alone.node_name.as_str(), alone.service_mode), ("n7", ServiceMode::Nftables), "what serves for ipvs");
         assert_eq!(alone.cluster_cidrs, ["10.7.0.0/16".parse().unwrap()]);
         assert_eq!(alone.kubeconfig.as_deref(), Some(Path::new("/etc/kube-proxy.conf")));
         assert!(alone.node_port_primary && alone.node_port_addresses.is_empty());
@@ -523,6 +536,7 @@ mod tests {
         assert_eq!(config.healthz_bind_address.unwrap().to_string(), "0.0.0.0:10256");
         assert_eq!(config.metrics_bind_address.unwrap().to_string(), "127.0.0.1:10249");
         assert!(config.conntrack.is_none() && config.oom_score_adj.is_none() && config.warnings.is_empty());
+        assert_eq!(config.service_mode, ServiceMode::Auto);
         let primary = load(&format!("{GOOD}nodePortAddresses: [primary]\n"), AgentArgs::default()).unwrap();
         assert!(primary.node_port_primary && primary.node_port_addresses.is_empty());
         let wrong = load(&format!("{GOOD}nodePortAddresses: [first]\n"), AgentArgs::default()).unwrap_err();

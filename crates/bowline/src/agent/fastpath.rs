@@ -11,7 +11,7 @@ use bowline_kernel::reconcile::{Reconciler, SyncMode, SyncReport};
 use bowline_metrics::Page;
 use bowline_model::{Delta, Problem};
 
-use super::config::{AgentConfig, ServiceMode};
+use super::config::AgentConfig;
 use super::tries::Tries;
 
 /// How often the agent looks whether its programs are still where they belong, since nobody tells of that.
@@ -20,6 +20,7 @@ const LOOK_EVERY_MS: u64 = 1_000;
 /// The programs at links.
 pub(crate) struct Fastpath {
     wanted: bool,
+    insists: bool,
     sizes: Sizes,
     used: Option<Reconciler<HookDriver>>,
     tally: Arc<OnceLock<Tally>>,
@@ -35,7 +36,8 @@ impl Fastpath {
     /// Loads the programs in the network namespace of the calling thread if the settings want them; takes off what a former mode left.
     pub(crate) fn open(config: &AgentConfig) -> Fastpath {
         let mut fastpath = Fastpath {
-            wanted: config.service_mode == ServiceMode::Ebpf && config.fast_path,
+            wanted: config.service_mode.wants_programs() && config.fast_path,
+            insists: config.service_mode.insists(),
             sizes: config.map_sizes,
             used: None,
             tally: Arc::default(),
@@ -144,7 +146,8 @@ impl Fastpath {
                 Err(error) => self.error = Some(error),
             }
         }
-        let mut report = used.sync(if taken > 0 { SyncMode::Full } else { how }, now_ms);
+        let to_read = taken > 0 || used.driver().is_due();
+        let mut report = used.sync(if to_read { SyncMode::Full } else { how }, now_ms);
         // Beside what was taken a look finds links that are new: they are nobody's doing.
         report.foreign = taken;
         if taken > 0 {
@@ -158,6 +161,11 @@ impl Fastpath {
         if let Err(error) = self.epoch.advance() {
             tracing::warn!(%error, "the fast path cannot be told of a change");
         }
+    }
+
+    /// Whether the kernel lacks what the mode would use if it could, so that the next best is what the settings ask for.
+    pub(crate) fn makes_do(&self) -> bool {
+        self.wanted && !self.insists && self.used.is_none()
     }
 
     /// What keeps packets from being carried, now or after the next start. It is tried again.

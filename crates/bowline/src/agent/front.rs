@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::config::AgentConfig;
 use super::http::{self, Answer};
 use super::ledger::Ledger;
-use super::status::{Teller, Topic};
+use super::status::{Teller, Topic, mode_in_force};
 use super::{health, until};
 
 /// Clients that are answered at once on one address; the others wait in the kernel's queue.
@@ -102,7 +102,7 @@ impl Front {
             (Pages::Health, "/livez") => health_answer(self.ledger.book().livez(self.ledger.now())),
             (Pages::Health, _) => Answer::text("404 Not Found", "there are /healthz /livez\n"),
             (Pages::Metrics, "/metrics") => Answer::new("200 OK", bowline_metrics::CONTENT_TYPE, self.metrics()),
-            (Pages::Metrics, "/proxyMode") => Answer::text("200 OK", self.teller.mode.word()),
+            (Pages::Metrics, "/proxyMode") => Answer::text("200 OK", mode_in_force(&self.teller.applied.borrow()).word()),
             (Pages::Metrics, "/healthz") => Answer::text("200 OK", "ok"),
             (Pages::Metrics, _) => Answer::text("404 Not Found", "there are /metrics /proxyMode /healthz\n"),
         }

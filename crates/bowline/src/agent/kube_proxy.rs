@@ -47,7 +47,7 @@ impl Layer {
                 (Some(mode), _) => return Ok(mode),
                 (None, Some(mode)) => mode,
                 (None, None) => {
-                    let fix = "use nftables, or leave the flag out; iptables, ipvs and userspace are not there yet";
+                    let fix = "use auto, ebpf or nftables, or leave the flag out; iptables, ipvs and userspace are not there yet";
                     return Err(Problem::new(1122, format!("no mode is called `{word}`"), "--proxy-mode", fix));
                 }
             },

@@ -90,7 +90,6 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let teller = Teller {
         node: config.node_name.clone(),
         backend: config.backend.clone(),
-        mode: config.service_mode,
         published,
         applied,
         house: Arc::default(),

@@ -13,7 +13,7 @@ use bowline_metrics::Page;
 use bowline_model::{Delta, Problem};
 
 use super::attachments::Records;
-use super::config::{AgentConfig, ServiceMode};
+use super::config::AgentConfig;
 use super::tries::Tries;
 
 /// How often the agent looks whether its programs are still where they belong, since nobody tells of that.
@@ -22,6 +22,7 @@ const LOOK_EVERY_MS: u64 = 500;
 /// The programs and what they look into.
 pub(crate) struct Sockets {
     wanted: bool,
+    insists: bool,
     used: Option<Used>,
     /// Why they are not used, or why a repair failed.
     error: Option<BpfError>,
@@ -83,9 +84,10 @@ struct Used {
 impl Sockets {
     /// Attaches the programs in the network namespace of the calling thread if the mode wants them; takes off what a former mode left.
     pub(crate) fn open(config: &AgentConfig) -> Sockets {
-        let wanted = config.service_mode == ServiceMode::Ebpf;
+        let wanted = config.service_mode.wants_programs();
         let mut sockets = Sockets {
             wanted,
+            insists: config.service_mode.insists(),
             used: None,
             error: None,
             look_at_ms: 0,
@@ -261,6 +263,11 @@ impl Sockets {
                 false
             }
         }
+    }
+
+    /// Whether the kernel lacks what the mode would use if it could, so that the next best is what the settings ask for.
+    pub(crate) fn makes_do(&self) -> bool {
+        self.wanted && !self.insists && self.used.is_none()
     }
 
     /// What keeps services from being translated at the socket.

@@ -62,7 +62,7 @@ pub(crate) struct NodeStatus {
     pub(crate) cluster: Counts,
     /// What someone must act on.
     pub(crate) problems: Vec<Problem>,
-    /// What the settings ask for and does nothing here; all is well nevertheless.
+    /// What the settings ask for or would use and does nothing here; all is well nevertheless.
     #[serde(default)]
     pub(crate) warnings: Vec<Problem>,
 }
@@ -134,8 +134,6 @@ pub(crate) struct Teller {
     pub(crate) node: String,
     /// Its backend.
     pub(crate) backend: BackendConf,
-    /// How services are served.
-    pub(crate) mode: ServiceMode,
     /// From the turn.
     pub(crate) published: watch::Receiver<Published>,
     /// From the kernel thread.
@@ -150,9 +148,9 @@ pub(crate) struct Teller {
     pub(crate) started: std::time::Instant,
 }
 
-/// How services are served, which is not as wanted where the kernel lacks something (a problem says what).
-fn mode_in_force(wanted: ServiceMode, applied: &Applied) -> ServiceMode {
-    if applied.socket_hooks { wanted } else { ServiceMode::Nftables }
+/// How services are served, which is not as wanted where the kernel lacks something (a problem or a warning says what).
+pub(crate) fn mode_in_force(applied: &Applied) -> ServiceMode {
+    if applied.socket_hooks { ServiceMode::Ebpf } else { ServiceMode::Nftables }
 }
 
 impl Teller {
@@ -175,7 +173,7 @@ impl Teller {
             node: self.node.clone(),
             state: state.into(),
             backend: self.backend.word().into(),
-            mode: mode_in_force(self.mode, &applied).word().into(),
+            mode: mode_in_force(&applied).word().into(),
             fast_path: applied.fast_path,
             pods: applied.intent.pods.pods.len(),
             synced,
@@ -188,7 +186,7 @@ impl Teller {
             dropped_at_pods: guard::dropped().into_iter().filter(|(_, n)| *n > 0).map(|(why, n)| (why.word().into(), n)).collect(),
             cluster: published.counts,
             problems,
-            warnings: self.warnings.to_vec(),
+            warnings: self.warnings.iter().chain(applied.notices.iter()).cloned().collect(),
         }
     }
 

@@ -63,6 +63,7 @@ pub(crate) fn missing() -> Option<String> {
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
     pub(crate) backend: &'static str,
+    mode: &'static str,
     name: String,
     v4: bool,
     v6: bool,
@@ -72,12 +73,15 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
+    /// Services by the rules alone, unless [`Setup::ebpf`].
     pub(crate) fn new(backend: &'static str) -> Setup {
         let name = format!("t{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
-        Setup { backend, name, v4: true, v6: false, routed: false, leashed: true, extra: Vec::new() }
+        Setup { backend, mode: "nftables", name, v4: true, v6: false, routed: false, leashed: true, extra: Vec::new() }
     }
 
+    /// One that someone looks around in: its services are served as they are by default.
     pub(crate) fn named(mut self, name: &str) -> Setup {
+        self.mode = "auto";
         (self.name, self.leashed) = (name.to_owned(), false);
         self
     }
@@ -97,8 +101,9 @@ impl Setup {
         self.flags(&["--underlay", "routed"])
     }
 
-    pub(crate) fn ebpf(self) -> Setup {
-        self.flags(&["--service-mode", "ebpf"])
+    pub(crate) fn ebpf(mut self) -> Setup {
+        self.mode = "ebpf";
+        self
     }
 
     pub(crate) fn direct(self) -> Setup {
@@ -140,7 +145,7 @@ impl Setup {
     }
 
     pub(crate) fn is_ebpf(&self) -> bool {
-        self.extra.iter().any(|f| f == "ebpf")
+        self.mode == "ebpf"
     }
 
     pub(crate) fn is_direct(&self) -> bool {
@@ -153,7 +158,7 @@ impl Setup {
 
     pub(crate) fn up(self) -> Result<Lab> {
         let mut command = Command::new(BOWLINE);
-        command.args(["lab", "up", "--name", &self.name, "--backend", self.backend]).args(&self.extra);
+        command.args(["lab", "up", "--name", &self.name, "--backend", self.backend, "--service-mode", self.mode]).args(&self.extra);
         if self.leashed {
             // However this process ends, its lab ends with it.
             command.args(["--leash", &std::process::id().to_string()]);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::foreign::{counted, repairs, shell};
 use super::sockets::switch;
 use crate::common::cluster::pods;
-use crate::common::generator::{Generator, all_answered, unbroken};
+use crate::common::generator::{Generator, all_answered, number, unbroken};
 use crate::common::lab::{Lab, eventually, said};
 use crate::common::objects::{PORT, idle, myself, server};
 use crate::common::rows::Bench;
@@ -119,6 +119,68 @@ pub(crate) fn put_back(bench: &Bench) -> Result<String> {
     let sent = all_answered(&flows.finish()?)?;
     lab.delete("pod", &["robbed-near", "robbed-far", "robbed-client"])?;
     Ok(format!("{} programs back after {} ms, 0 of {sent} datagrams lost", before.len(), told.join(", ")))
+}
+
+/// Packets that a token bucket at a link's root has let through.
+fn through_the_bucket(lab: &Lab, link: &str) -> Result<u64> {
+    let page = shell(lab, "n1", &format!("tc -s -j qdisc show dev {link} root"))?;
+    let all: serde_json::Value = serde_json::from_str(&page).with_context(|| page.clone())?;
+    all[0]["packets"].as_u64().with_context(|| page.clone())
+}
+
+/// Datagrams that a generator has sent on all its flows.
+fn sent_by(flows: &mut Generator) -> Result<u64> {
+    flows.ask("?")?.as_array().context("no flows")?.iter().map(|flow| number(flow, "sent")).sum()
+}
+
+/// A pod whose traffic somebody limits: it gets everything by way of the limit, for as long as that is there.
+pub(crate) fn limited(bench: &Bench) -> Result<String> {
+    let lab = bench.lab()?;
+    lab.apply_objects(&[server("limited-server", "n1", "limited")?, idle("limited-client", "n1", "limited-client")?])?;
+    lab.settled()?;
+    let server = pods(lab, "app=limited")?.into_iter().next().context("no pod")?;
+    let mut words = vec!["datagrams".to_owned(), "limited".to_owned(), "2000".to_owned()];
+    for v6 in lab.families() {
+        words.push(SocketAddr::new(server.ip(v6)?, PORT).to_string());
+    }
+    let first = server.ip(lab.families().first().copied().unwrap_or(false))?;
+    let route: serde_json::Value = serde_json::from_str(&shell(lab, "n1", &format!("ip -j route get {first}"))?)?;
+    let link = route[0]["dev"].as_str().context("no link")?.to_owned();
+    let mut flows = Generator::in_pod(lab, "limited-client", &words.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let carries = || {
+        let there = carried(lab, "n1")?;
+        eventually(|| {
+            ensure!(carried(lab, "n1")? > there + 100, "nothing is carried");
+            Ok(())
+        })
+    };
+    carries()?;
+    let before = at_links(lab, "n1")?;
+    shell(lab, "n1", &format!("tc qdisc add dev {link} root tbf rate 1gbit burst 1mb latency 50ms"))?;
+    let begun = Instant::now();
+    while at_links(lab, "n1")?.iter().any(|place| place.contains(&link)) {
+        ensure!(begun.elapsed() < WITHIN, "{link} has programs still, after {} ms", begun.elapsed().as_millis());
+    }
+    let took = begun.elapsed();
+    let (bucket, sent) = (through_the_bucket(lab, &link)?, sent_by(&mut flows)?);
+    eventually(|| {
+        ensure!(sent_by(&mut flows)? > sent + ENOUGH, "few are sent");
+        Ok(())
+    })?;
+    let (sent, bucket) = (sent_by(&mut flows)? - sent, through_the_bucket(lab, &link)? - bucket);
+    ensure!(bucket * 100 >= sent * 99, "{bucket} of {sent} datagrams came by the limit");
+    shell(lab, "n1", &format!("tc qdisc del dev {link} root"))?;
+    let begun = Instant::now();
+    while at_links(lab, "n1")? != before {
+        ensure!(begun.elapsed() < 3 * WITHIN, "not back within {} s: {:?}", (3 * WITHIN).as_secs(), at_links(lab, "n1")?);
+    }
+    carries()?;
+    let all = all_answered(&flows.finish()?)?;
+    lab.delete("pod", &["limited-server", "limited-client"])?;
+    Ok(format!(
+        "{bucket} of {sent} by the limit, programs off after {} ms and back without it, 0 of {all} datagrams lost",
+        took.as_millis()
+    ))
 }
 
 /// Datagrams and requests on connections, to a pod of the same node and to one of another.

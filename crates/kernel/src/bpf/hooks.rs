@@ -71,7 +71,7 @@ impl BpfError {
             BpfError::NotMounted { command, .. } => format!("mount it: {command}"),
             BpfError::Contained => "mount the node's /sys/fs/cgroup into the container and name the place in cgroupRoot".to_owned(),
             BpfError::Load { .. } => {
-                "Linux 5.18 with CONFIG_CGROUP_BPF and the capabilities BPF, PERFMON and NET_ADMIN are needed; or set serviceMode: nftables"
+                "Linux 6.1 with CONFIG_CGROUP_BPF and the capabilities BPF, PERFMON and NET_ADMIN are needed; or set serviceMode: nftables"
                     .to_owned()
             }
             BpfError::Attach { .. } => {
