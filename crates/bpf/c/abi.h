@@ -8,6 +8,7 @@
 /* Kinds of frontend. */
 #define FRONTEND_VIP 0       /* an address of its own */
 #define FRONTEND_NODE_PORT 1 /* a port of the node; the address is the unspecified one of its family */
+#define FRONTEND_HOST_PORT 2 /* one that leads to a pod; the address is a loopback one, or the unspecified one of its family */
 
 struct address {
 	__u32 words[4];

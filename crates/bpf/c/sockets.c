@@ -5,7 +5,7 @@
  * What is in no map is let through as it is: the rules of the packet filter then serve it. So an empty map, a full one and a missing one cost
  * speed and nothing else.
  *
- * Linux 5.8 for getpeername, 5.18 for the errno of a refusal.
+ * Linux 5.8 for getpeername, 6.1 for the errno of a refusal.
  */
 #include <linux/bpf.h>
 #include <linux/errno.h>
@@ -98,7 +98,14 @@ static __always_inline struct frontend *find(struct bpf_sock_addr *ctx, struct f
 
 	if (found || !is_loopback(&key->address) || bpf_get_netns_cookie(ctx) != node_netns)
 		return found;
+	key->kind = FRONTEND_HOST_PORT;
+	found = bpf_map_lookup_elem(&frontends, key);
+	if (found)
+		return found;
 	key->address.words[3] = 0;
+	found = bpf_map_lookup_elem(&frontends, key);
+	if (found)
+		return found;
 	key->kind = FRONTEND_NODE_PORT;
 	return bpf_map_lookup_elem(&frontends, key);
 }

@@ -58,6 +58,8 @@ pub enum Kind {
     Vip,
     /// It is a port of the node; its address is the unspecified one of the family.
     NodePort,
+    /// It is a port of the node that leads to one pod; its address is a loopback one, or the unspecified one of the family for all of them.
+    HostPort,
 }
 
 /// What a socket addresses.
@@ -203,6 +205,7 @@ impl FrontendKey {
         let kind = match self.kind {
             Kind::Vip => 0,
             Kind::NodePort => 1,
+            Kind::HostPort => 2,
         };
         Writer::new().put(&address_bytes(self.address)).put(&self.port.to_be_bytes()).put(&[self.protocol, kind]).bytes
     }
@@ -216,6 +219,7 @@ impl FrontendKey {
         let kind = match kind {
             0 => Kind::Vip,
             1 => Kind::NodePort,
+            2 => Kind::HostPort,
             _ => return None,
         };
         Some(FrontendKey { address, port, protocol, kind })

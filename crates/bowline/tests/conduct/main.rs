@@ -44,7 +44,7 @@ const ROWS: &[Row] = &[
 
 const AT_SOCKETS: &[Row] = &[
     Row { name: "sockets", title: "a socket goes straight to the endpoint", check: sockets::straight },
-    Row { name: "loopback", title: "node ports answer on loopback", check: sockets::on_loopback },
+    Row { name: "loopback", title: "node ports and host ports answer on loopback", check: sockets::on_loopback },
     Row { name: "refused", title: "no endpoint is refused at the socket", check: sockets::refused },
     Row { name: "tiers-ebpf", title: "ClusterNetworkPolicies decide, and cut", check: tiers::decide },
     Row { name: "explain-ebpf", title: "explain says what packets do", check: explain::says_what_packets_do },
@@ -59,6 +59,7 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "absence-ebpf", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
     Row { name: "detached", title: "hooks that someone detaches are put back", check: sockets::put_back },
     Row { name: "robbed", title: "programs taken off links are put back", check: fastpath::put_back },
+    Row { name: "limited", title: "who is limited gets all by way of the limit", check: fastpath::limited },
     Row { name: "repairs-ebpf", title: "what others take away is put back", check: foreign::repaired },
     Row { name: "late", title: "what the node lacks at the start may come", check: maps::the_file_system_comes_late },
     Row { name: "full", title: "full maps: counted, said once, served", check: maps::full },

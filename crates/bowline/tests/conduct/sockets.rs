@@ -86,23 +86,54 @@ pub(crate) fn straight(bench: &Bench) -> Result<String> {
     Ok("a pod's and the node's connections, both families: none is tracked under the service's address, the peer's name is that".to_owned())
 }
 
-/// The node's own programs reach node ports on loopback; a pod's loopback is its own; no link takes loopback addresses for that.
+/// Pods of n1 with host ports: one at all addresses, and one at 127.0.0.1 alone.
+fn with_host_ports(lab: &Lab) -> Result<()> {
+    let pod = |name: &str, port: Value| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+            "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "web", "ports": [port]}]},
+        })
+    };
+    lab.apply_objects(&[
+        pod("sock-host", json!({"containerPort": 80, "hostPort": 8080})),
+        pod("sock-lo", json!({"containerPort": 80, "hostPort": 8081, "hostIP": "127.0.0.1"})),
+    ])?;
+    lab.settled()
+}
+
+/// The node's own programs reach node ports and host ports on loopback; a pod's loopback is its own; no link takes loopback addresses for that.
 pub(crate) fn on_loopback(bench: &Bench) -> Result<String> {
     let lab = bench.lab()?;
     populated(lab)?;
+    with_host_ports(lab)?;
+    let ports = [("sock-web", 30_900), ("sock-host", 8080), ("sock-lo", 8081)];
     for address in ["127.0.0.1", "127.9.9.9", "::1"] {
         let address: IpAddr = address.parse()?;
-        eventually(|| {
-            let (pod, peer) = fetched(&lab.node("n1", &request(&url(address, 30_900)))?).context("no page")?;
-            ensure!(pod == "sock-web" && peer == address.to_string(), "{pod} answered as {peer}");
-            Ok(())
-        })?;
-        let pods_own = lab.pod("sock-client", &request(&url(address, 30_900)))?;
-        ensure!(pods_own.status.code() == Some(7), "a pod's {address}:30900: {}", pods_own.status);
+        for (name, port) in ports {
+            if name == "sock-lo" && address.to_string() != "127.0.0.1" {
+                let elsewhere = lab.node("n1", &request(&url(address, port)))?;
+                ensure!(elsewhere.status.code() == Some(7), "{address}:{port}: {}", elsewhere.status);
+                continue;
+            }
+            eventually(|| {
+                let (pod, peer) = fetched(&lab.node("n1", &request(&url(address, port)))?).context("no page")?;
+                ensure!(pod == name && peer == address.to_string(), "{pod} answered as {peer} on {port}");
+                Ok(())
+            })?;
+            let pods_own = lab.pod("sock-client", &request(&url(address, port)))?;
+            ensure!(pods_own.status.code() == Some(7), "a pod's {address}:{port}: {}", pods_own.status);
+        }
     }
     let routed = shell(lab, "n1", "cat /proc/sys/net/ipv4/conf/*/route_localnet")?;
     ensure!(routed.lines().all(|line| line == "0"), "route_localnet: {routed:?}");
-    Ok("127.0.0.1, 127.9.9.9 and ::1 on the node; refused in a pod; route_localnet is 0 on every link".to_owned())
+    lab.delete("pod", &["sock-host", "sock-lo"])?;
+    eventually(|| {
+        let gone = lab.node("n1", &request(&url("::1".parse()?, 8080)))?;
+        ensure!(gone.status.code() == Some(7), "a pod that is gone: {}", gone.status);
+        Ok(())
+    })?;
+    Ok("node ports and host ports on 127.0.0.1, 127.9.9.9 and ::1 of the node; refused in a pod; route_localnet is 0 on every link"
+        .to_owned())
 }
 
 /// A service without endpoints refuses in the connect call itself, before there is a packet.

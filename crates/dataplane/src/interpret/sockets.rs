@@ -27,9 +27,13 @@ pub fn connect(maps: &BTreeMap<SocketKey, SocketValue>, address: IpAddr, protoco
     let vip = FrontendKey { address, port, protocol, kind: Kind::Vip };
     let of_node = || {
         let unspecified = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        (on_node && address.is_loopback()).then_some(FrontendKey { address: unspecified, kind: Kind::NodePort, ..vip })
+        let ports = [(address, Kind::HostPort), (unspecified, Kind::HostPort), (unspecified, Kind::NodePort)];
+        ports
+            .into_iter()
+            .filter(|_| on_node && address.is_loopback())
+            .find_map(|(address, kind)| find(FrontendKey { address, kind, ..vip }))
     };
-    let Some((key, frontend)) = find(vip).or_else(|| find(of_node()?)) else { return Socket::AsItIs };
+    let Some((key, frontend)) = find(vip).or_else(of_node) else { return Socket::AsItIs };
     if frontend.endpoints == 0 {
         return Socket::Refused;
     }

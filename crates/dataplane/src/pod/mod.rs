@@ -24,7 +24,7 @@ pub fn mtu(routes: &RoutesIntent, host: &HostFacts) -> u32 {
 }
 
 /// Lowers what differs between the pods of two intents.
-pub(crate) fn lower(old: &Intent, new: &Intent, first: bool, _host: &HostFacts, change: &mut Change) {
+pub(crate) fn lower(old: &Intent, new: &Intent, first: bool, host: &HostFacts, change: &mut Change) {
     if first {
         guard::frame(&mut change.new);
     }
@@ -36,12 +36,12 @@ pub(crate) fn lower(old: &Intent, new: &Intent, first: bool, _host: &HostFacts, 
                 DiffItem::Remove(_, was) => (Some(was), None),
                 DiffItem::Update { old: (_, was), new: (_, is) } => (Some(was), Some(is)),
             };
-            was.into_iter().for_each(|pod| lower_one(pod, &before, &mut change.old));
-            is.into_iter().for_each(|pod| lower_one(pod, &after, &mut change.new));
+            was.into_iter().for_each(|pod| lower_one(pod, &before, host, &mut change.old));
+            is.into_iter().for_each(|pod| lower_one(pod, &after, host, &mut change.new));
         }
     } else {
-        old.pods.pods.values().for_each(|pod| lower_one(pod, &before, &mut change.old));
-        new.pods.pods.values().for_each(|pod| lower_one(pod, &after, &mut change.new));
+        old.pods.pods.values().for_each(|pod| lower_one(pod, &before, host, &mut change.old));
+        new.pods.pods.values().for_each(|pod| lower_one(pod, &after, host, &mut change.new));
     }
 }
 
@@ -50,12 +50,12 @@ fn sources(intent: &Intent) -> Dual<IpAddr> {
     intent.routes.local.as_ref().map(|local| local.internal).unwrap_or_default()
 }
 
-fn lower_one(pod: &PodIntent, sources: &Dual<IpAddr>, objects: &mut Objects) {
+fn lower_one(pod: &PodIntent, sources: &Dual<IpAddr>, host: &HostFacts, objects: &mut Objects) {
     let link = &pod.host_ifname;
     fabric::sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), "0", objects);
     if pod.host_ports.iter().any(|port| port.host_ip.is_none_or(|ip| ip.is_loopback() || ip.is_unspecified())) {
-        // What the node sends to the host port on 127.0.0.1 is routed to the pod, and answered, by this link.
-        fabric::sysctl(&format!("net/ipv4/conf/{link}/route_localnet"), "1", objects);
+        // Without the hooks, what the node sends to the host port on 127.0.0.1 is routed to the pod, and answered, by this link.
+        fabric::sysctl(&format!("net/ipv4/conf/{link}/route_localnet"), if host.socket_hooks { "0" } else { "1" }, objects);
     }
     guard::pod(pod, objects);
     for (family, ip) in pod.ips.iter() {

@@ -4,6 +4,7 @@
 //! destroyed: the program gets ECONNABORTED, connects again, and finds an endpoint that is there. Sockets that send without being connected
 //! need none of this: they are translated with every datagram.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use bowline_bpf::abi::{self, Endpoint, FrontendKey, Kind, LiveKey, PeerKey};
@@ -53,19 +54,18 @@ impl Sweeper {
         // What cannot be read is left alone.
         let Ok(Some(value)) = self.peers.elements().get(&key.to_bytes()) else { return false };
         let Some(known_as) = Endpoint::from_bytes(&value) else { return false };
-        let live = LiveKey { frontend: frontend(&known_as), endpoint };
-        matches!(self.live.elements().get(&live.to_bytes()), Ok(None))
+        let gone = |frontend| matches!(self.live.elements().get(&LiveKey { frontend, endpoint }.to_bytes()), Ok(None));
+        frontends(&known_as).into_iter().all(gone)
     }
 }
 
-/// The frontend that a socket was translated from: a loopback address was the node's.
-fn frontend(known_as: &Endpoint) -> FrontendKey {
-    let protocol = Protocol::Udp.number();
-    let loopback = known_as.address.is_loopback();
-    let (address, kind) = match (loopback, known_as.address.is_ipv4()) {
-        (false, _) => (known_as.address, Kind::Vip),
-        (true, true) => (std::net::Ipv4Addr::UNSPECIFIED.into(), Kind::NodePort),
-        (true, false) => (std::net::Ipv6Addr::UNSPECIFIED.into(), Kind::NodePort),
-    };
-    FrontendKey { address, port: known_as.port, protocol, kind }
+/// The frontends that a socket may have been translated from: a loopback address was the node's.
+fn frontends(known_as: &Endpoint) -> Vec<FrontendKey> {
+    let of = |(address, kind)| FrontendKey { address, port: known_as.port, protocol: Protocol::Udp.number(), kind };
+    let own = known_as.address;
+    if !own.is_loopback() {
+        return vec![of((own, Kind::Vip))];
+    }
+    let any = if own.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    [(own, Kind::HostPort), (any, Kind::HostPort), (any, Kind::NodePort)].map(of).to_vec()
 }

@@ -70,7 +70,7 @@ const fn idle(path: &'static str, kind: Kind, defaults: &'static [&'static str],
 const MARKS: &str = "Bowline's packet marks are its own and never meet another program's masquerade mark";
 const KEPT: &str = "the client's own address is kept on every path that allows it, so nothing is masqueraded for all";
 const PERIOD: &str = "each change goes to the kernel at once, and what is there is read back every minute and after others' changes";
-const LOOPBACK: &str = "NodePorts are not offered on loopback addresses";
+const LOOPBACK: &str = "with BPF programs at the socket NodePorts answer the node's own programs on loopback, without them they do not";
 const IPVS: &str = "services are served by nftables, not by IPVS";
 const WINDOWS: &str = "it is for Windows nodes";
 const CLIENT: &str = "the agent watches the API in JSON at its own pace";

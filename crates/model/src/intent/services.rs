@@ -14,7 +14,8 @@ use crate::{Family, Protocol, ServiceName};
 pub enum FrontendAddress {
     /// A virtual address (ClusterIP, and external addresses that are allowed).
     Vip(IpAddr),
-    /// Every address of the node (of the family) that `ServicesIntent::node_port_addresses` allows; loopback never.
+    /// Every address of the node (of the family) that `ServicesIntent::node_port_addresses` allows; loopback ones for the
+    /// node's own programs alone, where there are socket hooks.
     NodePort(Family),
 }
 

@@ -1,10 +1,12 @@
-//! Services at the socket: what connect(2) and sendto(2) of the node's and its pods' own programs are turned to.
+//! Services and host ports at the socket: what connect(2) and sendto(2) of the node's and its pods' own programs are turned to.
 //!
 //! The rules of the packet filter stand beside it and serve what is not in these maps: what comes from outside, and what cannot be judged
 //! before there is a packet, for which the rules have to see it: frontends with client affinity or a list of sources (a socket has no address
 //! yet), those that drop in silence, a port at an address of the node other than loopback, and SCTP, for which the kernel has no such hooks.
 //!
 //! Invariant: a change costs the elements of the frontends that changed.
+
+mod hostports;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -24,6 +26,7 @@ pub(crate) fn lower(old: &Intent, new: &Intent, host: &HostFacts, change: &mut C
     if !host.socket_hooks {
         return;
     }
+    hostports::lower(&old.pods, &new.pods, change);
     let (before, after) = (Loopback::of(&old.services), Loopback::of(&new.services));
     if before != after {
         all(&old.services, before, &mut change.old);
@@ -77,8 +80,7 @@ fn one(frontend: &Frontend, loopback: Loopback, objects: &mut Objects) {
     let (address, kind) = match frontend.address {
         FrontendAddress::Vip(address) => (address, abi::Kind::Vip),
         FrontendAddress::NodePort(_) if !loopback.get(family) => return,
-        FrontendAddress::NodePort(Family::V4) => (Ipv4Addr::UNSPECIFIED.into(), abi::Kind::NodePort),
-        FrontendAddress::NodePort(Family::V6) => (Ipv6Addr::UNSPECIFIED.into(), abi::Kind::NodePort),
+        FrontendAddress::NodePort(family) => (unspecified(family), abi::Kind::NodePort),
     };
     let endpoints = frontend.own_endpoints.as_ref().unwrap_or(&frontend.endpoints);
     let silent = endpoints.is_empty() && frontend.when_empty == WhenEmpty::Drop;
@@ -86,12 +88,25 @@ fn one(frontend: &Frontend, loopback: Loopback, objects: &mut Objects) {
         return;
     }
     let key = abi::FrontendKey { address, port: frontend.port, protocol: frontend.protocol.number(), kind };
+    led_to(key, endpoints, objects);
+}
+
+/// The unspecified address, by which a port of the node is meant.
+fn unspecified(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// The elements by which a frontend leads to its endpoints.
+fn led_to(key: abi::FrontendKey, endpoints: &[Endpoint], objects: &mut Objects) {
     let generation = generation(endpoints);
     for (index, endpoint) in (0_u32..).zip(endpoints) {
         let endpoint = abi::Endpoint { address: endpoint.ip, port: endpoint.port };
         let place = abi::EndpointKey { frontend: key, generation, index };
         objects.socket(SocketKey::Endpoint(place), SocketValue::Endpoint(endpoint));
-        if frontend.protocol == Protocol::Udp {
+        if key.protocol == Protocol::Udp.number() {
             objects.socket(SocketKey::Live(abi::LiveKey { frontend: key, endpoint }), SocketValue::Live);
         }
     }

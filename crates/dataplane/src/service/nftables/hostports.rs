@@ -4,19 +4,15 @@ use std::net::IpAddr;
 
 use bowline_model::Family;
 use bowline_model::intent::pods::{HostPort, PodsIntent};
-use imbl::ordmap::DiffItem;
 
 use crate::change::{Change, Objects};
 use crate::expr::named;
 use crate::objects::nft::KeyBuilder;
+use crate::service::concerns_host_ports;
 
 /// Lowers all host ports anew when those of a pod change: two pods may ask for the same one, and the first by link name keeps it.
 pub(super) fn lower(old: &PodsIntent, new: &PodsIntent, change: &mut Change) {
-    let concerned = old.pods.diff(&new.pods).any(|item| match item {
-        DiffItem::Add(_, pod) | DiffItem::Remove(_, pod) => !pod.host_ports.is_empty(),
-        DiffItem::Update { old: (_, was), new: (_, is) } => !was.host_ports.is_empty() || !is.host_ports.is_empty(),
-    });
-    if concerned {
+    if concerns_host_ports(old, new) {
         all(old, &mut change.old);
         all(new, &mut change.new);
     }
