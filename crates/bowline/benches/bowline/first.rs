@@ -125,12 +125,25 @@ pub(crate) fn measure(effort: Effort) -> Result<Section> {
     let mut times: Vec<Times> = nodes.iter().map(|_| Times::default()).collect();
     // One round to warm up, of which nothing is kept.
     for round in 0..=rounds {
-        for (node, kept) in nodes.iter_mut().zip(&mut times) {
-            let (connect, trip) = node.slice().with_context(|| format!("{} {:?}", node.side.name(), node.services))?;
-            if round > 0 {
-                kept.connect.push(connect);
-                kept.trip.push(trip);
+        let mut failed = Vec::new();
+        for (at, (node, kept)) in nodes.iter_mut().zip(&mut times).enumerate() {
+            match node.slice() {
+                Ok((connect, trip)) if round > 0 => {
+                    kept.connect.push(connect);
+                    kept.trip.push(trip);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    failed.push((at, error.context(format!("{} with {} services", node.side.name(), node.services.unwrap_or(0)))))
+                }
             }
+        }
+        for (at, error) in failed.into_iter().rev() {
+            if !matches!(nodes.remove(at).side, Side::KubeProxy(_)) {
+                return Err(error);
+            }
+            times.remove(at);
+            section.notes.push(format!("not measured any more in round {round}: {error:#}"));
         }
     }
     tell(&nodes, &times, &mut section);

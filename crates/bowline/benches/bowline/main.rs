@@ -15,6 +15,7 @@ mod machine;
 mod memory;
 mod paths;
 mod peers;
+mod policies;
 #[path = "../../tests/common/populate.rs"]
 mod populate;
 mod proxies;
@@ -81,14 +82,24 @@ enum Bench {
     Sockets,
     First,
     Proxies,
+    Policies,
     Paths,
     Dns,
     Memory,
 }
 
 impl Bench {
-    const ALL: [Bench; 8] =
-        [Bench::Services, Bench::Sockets, Bench::First, Bench::Proxies, Bench::Paths, Bench::Cni, Bench::Dns, Bench::Memory];
+    const ALL: [Bench; 9] = [
+        Bench::Services,
+        Bench::Sockets,
+        Bench::First,
+        Bench::Proxies,
+        Bench::Policies,
+        Bench::Paths,
+        Bench::Cni,
+        Bench::Dns,
+        Bench::Memory,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -97,6 +108,7 @@ impl Bench {
             Bench::Sockets => "sockets",
             Bench::First => "first",
             Bench::Proxies => "proxies",
+            Bench::Policies => "policies",
             Bench::Paths => "paths",
             Bench::Dns => "dns",
             Bench::Memory => "memory",
@@ -110,6 +122,7 @@ impl Bench {
             Bench::Sockets => sockets::measure(effort),
             Bench::First => first::measure(effort),
             Bench::Proxies => proxies::measure(effort),
+            Bench::Policies => policies::measure(effort),
             Bench::Paths => paths::measure(effort),
             Bench::Dns => dns::measure(effort),
             Bench::Memory => memory::measure(effort),

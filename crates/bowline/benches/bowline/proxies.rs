@@ -28,7 +28,7 @@ const ENDPOINTS: u32 = 10;
 const PORTS: [u16; 2] = [8081, 8082];
 
 /// How long a process may take to serve, or to follow a change.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Between two changes, of Bowline's a tenth: kube-proxy writes at most once a second, so that each is written by itself.
 const BETWEEN: Duration = Duration::from_millis(1100);

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bowline_dataplane::HostFacts;
+use bowline_dataplane::objects::nft::NftObject;
 use bowline_kernel::netns::NetNs;
 use bowline_kernel::nft::NftDriver;
 use bowline_kernel::reconcile::{Reconciler, SyncMode};
@@ -46,7 +47,7 @@ impl Loaded {
     }
 
     /// Brings a new intent about, as the agent does it turn by turn; gives the seconds.
-    fn change(&mut self, new: Intent) -> Result<f64> {
+    pub(crate) fn change(&mut self, new: Intent) -> Result<f64> {
         let begun = Instant::now();
         let delta = bowline_dataplane::lower(&self.intent, &new, &HostFacts::default()).value;
         self.reconciler.want(delta.nft);
@@ -55,6 +56,21 @@ impl Loaded {
         ensure!(written > 0, "a change that changes nothing in the kernel");
         self.intent = new;
         Ok(took)
+    }
+
+    /// How many rules there are, and how many elements of sets and maps.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        self.reconciler.wanted().values().fold((0, 0), |(rules, elements), object| match object {
+            NftObject::Chain(chain) => (rules + chain.rules.len(), elements),
+            NftObject::Element(_) => (rules, elements + 1),
+            NftObject::Set(_) => (rules, elements),
+        })
+    }
+
+    /// Reads the kernel back, which must hold what was wanted last.
+    pub(crate) fn is_in_the_kernel(&mut self) -> Result<()> {
+        ensure!(self.sync(SyncMode::Full)? == 0, "what was changed is not in the kernel");
+        Ok(())
     }
 
     /// Gives the number of objects that were written.
@@ -137,8 +153,7 @@ fn one_change(loaded: &mut Loaded, services: u32, count: u32) -> Result<Vec<f64>
         let new = cluster::with_one_endpoint_changed(&loaded.intent, service, 2 * services + n);
         took.push(loaded.change(new)? * 1e3);
     }
-    // Read back, the kernel must hold what was wanted last.
-    ensure!(loaded.sync(SyncMode::Full)? == 0, "what was changed is not in the kernel");
+    loaded.is_in_the_kernel()?;
     Ok(took)
 }
 
