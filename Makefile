@@ -1,5 +1,5 @@
 # Everything is one line over cargo xtask. Root is needed for demo, test and bench: they make network namespaces.
-.PHONY: demo demo-down test check bench audit conformance cluster cluster-down packages help
+.PHONY: demo demo-down test check bench audit kernels conformance cluster cluster-down packages help
 
 help:            ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
@@ -28,6 +28,10 @@ bench:           ## measurements beside their peers, as ratios
 
 audit:           ## advisories against the dependencies (needs cargo-deny and its database)
 	@cargo xtask audit
+
+kernels:         ## tests on the kernels of Debian 12 and 13, in virtual machines by emulation (KERNELS=...)
+	@scripts/packages kernels
+	@cargo xtask kernels $(KERNELS)
 
 conformance:     ## the outside suites on a real cluster, with a table of results (SUITES=..., FOCUS=...)
 	@scripts/packages cluster

@@ -1,10 +1,12 @@
-//! The repository's chores, called by the Makefile: `cargo xtask demo | demo-down | test | check | bench | audit | image | cluster | conformance`.
+//! The repository's chores, called by the Makefile: `cargo xtask demo | demo-down | test | check | bench | audit | image | cluster | conformance |
+//! kernels`.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a command line program answers on stdout and runs others")]
 
 mod cluster;
 mod conformance;
 mod house;
 mod image;
+mod kernels;
 mod steps;
 mod tally;
 
@@ -26,9 +28,10 @@ fn main() -> ExitCode {
         "image" => image::run(rest),
         "cluster" => cluster::run(rest),
         "conformance" => conformance::run(rest),
+        "kernels" => kernels::run(rest),
         other => {
             eprintln!(
-                "xtask: no chore is called `{other}`; there are demo, demo-down, test, check, bench, audit, image, cluster, conformance"
+                "xtask: no chore is called `{other}`; there are demo, demo-down, test, check, bench, audit, image, cluster, conformance, kernels"
             );
             return ExitCode::from(2);
         }
