@@ -23,6 +23,9 @@ const CLUSTER_POLICIES: [&str; 3] = ["ex-u", "ex-v", "ex-w"];
 /// A port that a service gives on every node.
 const NODE_PORT: u16 = 30_977;
 
+/// A port of n1 that leads to the second of the pods.
+const HOST_PORT: u16 = 7077;
+
 /// xorshift64: the same policies in every run.
 struct Random(u64);
 
@@ -139,7 +142,8 @@ struct Tally {
 
 pub(crate) fn says_what_packets_do(bench: &Bench) -> Result<String> {
     let lab = bench.lab()?;
-    let pods = PODS.iter().map(|(name, node, app)| server(name, node, app)).collect::<Result<Vec<_>>>()?;
+    let mut pods = PODS.iter().map(|(name, node, app)| server(name, node, app)).collect::<Result<Vec<_>>>()?;
+    pods[1]["spec"]["containers"][0]["ports"] = json!([{"containerPort": PORT, "hostPort": HOST_PORT}]);
     lab.apply_objects(&pods)?;
     // One endpoint behind it, so that the connection goes where the explanation does.
     lab.apply_objects(&[service("ex-c", "ex-c", Some(NODE_PORT))])?;
@@ -181,8 +185,10 @@ fn doors(lab: &Lab, v6: bool) -> Result<Vec<Door>> {
     }
     let vip = SocketAddr::new(cluster::cluster_ip(lab, "ex-c", "default", v6)?, PORT);
     doors.push(Door { named: format!("svc/default/ex-c:{PORT}"), at: vip });
-    let node: IpAddr = cluster::nodes(lab)?.iter().find(|node| node.name == "n2").context("n2")?.ip(v6)?;
-    doors.push(Door { named: format!("n2:{NODE_PORT}"), at: SocketAddr::new(node, NODE_PORT) });
+    for (name, port) in [("n2", NODE_PORT), ("n1", HOST_PORT)] {
+        let node: IpAddr = cluster::nodes(lab)?.iter().find(|node| node.name == name).context(name)?.ip(v6)?;
+        doors.push(Door { named: format!("{name}:{port}"), at: SocketAddr::new(node, port) });
+    }
     Ok(doors)
 }
 
@@ -195,11 +201,11 @@ fn round_of(lab: &Lab, v6: bool, tally: &mut Tally) -> Result<()> {
     }
     knockers.push(Knocker { name: "n3", generator: Generator::on_node(lab, "n3", &["knock"])? });
     let outside = Knocker { name: if v6 { "2001:db8:113::10" } else { "203.0.113.10" }, generator: Generator::outside(lab, &["knock"])? };
-    // The outside is led in by a node port alone.
-    let node_port = doors.len().saturating_sub(1);
+    // The outside is led in by a node port and a host port alone.
+    let ports = doors.len().saturating_sub(2);
     let pairs = std::thread::scope(|scope| {
         let mut each: Vec<_> = knockers.into_iter().map(|knocker| scope.spawn(|| knock(lab, knocker, &doors, v6))).collect();
-        each.push(scope.spawn(|| knock(lab, outside, doors.get(node_port..).unwrap_or_default(), v6)));
+        each.push(scope.spawn(|| knock(lab, outside, doors.get(ports..).unwrap_or_default(), v6)));
         each.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a knocker panicked"))).collect::<Result<Vec<_>>>()
     })?;
     for (passed, dropped) in pairs {

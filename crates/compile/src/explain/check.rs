@@ -5,7 +5,7 @@ use bowline_model::intent::services::Endpoint;
 
 use super::told::{Entry, Hop, Outcome, Seen};
 use super::view::View;
-use super::way::{frontend_address, is_own, is_strange_tunnel};
+use super::way::{frontend_address, host_port, is_own, is_strange_tunnel};
 use crate::oracle::policy::{End, allowed};
 use crate::oracle::service::{Answer, Client, endpoints_for};
 
@@ -28,6 +28,10 @@ fn service(view: &View, hop: &Hop, protocol: Protocol) -> Option<Outcome> {
             (hop.choices != all.len() || !all.contains(&Endpoint { ip: hop.onward.0, port: hop.onward.1 })).then_some(Outcome::Reject)
         }
         Answer::NotAService => {
+            if let Some((_, endpoint)) = host_port(view, hop.dst, protocol) {
+                let leads_there = hop.choices == 1 && hop.onward == (endpoint.ip, endpoint.port);
+                return (!leads_there).then_some(Outcome::Reject);
+            }
             let refused = !is_own(view, ip) && view.world.service_networks().iter().any(|net| net.contains(&ip));
             (refused || hop.choices > 0).then_some(Outcome::Reject)
         }

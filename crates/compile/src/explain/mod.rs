@@ -37,7 +37,7 @@ pub const PATHS_MAX: usize = 100;
 /// Answers questions about one world.
 #[derive(Debug)]
 pub struct Explainer {
-    world: World,
+    pub(crate) world: World,
     mtu_bytes: Option<u32>,
     views: BTreeMap<NodeName, Arc<View>>,
 }

@@ -1,11 +1,11 @@
 //! The world as another node sees it.
 
 use bowline_model::intent::Intent;
-use bowline_model::intent::pods::PodIntent;
+use bowline_model::intent::pods::{HostPort, PodIntent};
 use bowline_model::{Dual, MacAddr, NodeName, PodName};
 
 use crate::Compiler;
-use crate::world::{Attached, Change, World};
+use crate::world::{Attached, Change, Pod, World};
 
 /// A node's world and what it compiles that to.
 #[derive(Debug)]
@@ -58,12 +58,27 @@ fn attachment(view: &World, index: usize, name: &PodName) -> Option<Attached> {
     if ips.is_empty() {
         return None;
     }
+    let host_ports = view.pods().get(name).map(|pod| host_ports(pod)).unwrap_or_default();
     let host_ifname = format!("pod{index}").into();
     let (mac, host_mac) = (MacAddr([0; 6]), MacAddr([0; 6]));
     Some(Attached {
         container_id: "".into(),
         ifname: "eth0".into(),
         pod_uid: None,
-        intent: PodIntent { pod: Some(name.clone()), host_ifname, mac, host_mac, ips, host_ports: Vec::new() },
+        intent: PodIntent { pod: Some(name.clone()), host_ifname, mac, host_mac, ips, host_ports },
     })
+}
+
+/// What the runtime makes of a pod's declared ports.
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
+    let ports = containers.flat_map(|container| &container.ports).filter_map(|port| {
+        Some(HostPort {
+            host_ip: port.host_ip.as_deref().filter(|text| !text.is_empty()).map(str::parse).transpose().ok()?,
+            host_port: u16::try_from(port.host_port).ok().filter(|number| *number > 0)?,
+            container_port: u16::try_from(port.container_port).ok()?,
+            protocol: port.protocol.as_deref().unwrap_or("TCP").parse().ok()?,
+        })
+    });
+    ports.collect()
 }

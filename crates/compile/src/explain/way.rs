@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bowline_model::intent::pods::HostPort;
 use bowline_model::intent::routes::BackendConf;
 use bowline_model::intent::services::{Endpoint, Frontend, FrontendAddress, WhenEmpty};
 use bowline_model::{Family, NodeName, Protocol, ServiceName};
@@ -52,8 +53,8 @@ struct Arrival {
 enum Translated {
     /// Nothing: it is none of a service's.
     Not,
-    /// It goes to one of these.
-    To(ServiceName, Vec<Endpoint>),
+    /// It goes to one of these, by what is said.
+    To(String, Vec<Endpoint>),
     /// It ends here.
     Ended(Outcome, String, Option<String>),
 }
@@ -125,13 +126,13 @@ impl Walk<'_> {
         let reached = trail.outcome == Outcome::Pass;
         match self.translate(view, entry, *src, *dst) {
             Translated::Not => self.judged(&arrival, *dst, 0, trail),
-            Translated::To(service, endpoints) => {
+            Translated::To(by, endpoints) => {
                 let choices = endpoints.len();
                 let each = endpoints.into_iter().flat_map(|endpoint| {
                     let mut trail = trail.clone();
                     let onward = (endpoint.ip, endpoint.port);
                     let share = if choices > 1 { format!(", one of {choices}") } else { String::new() };
-                    let text = format!("{} -> {} ({service}{share})", socket(*dst), socket(onward));
+                    let text = format!("{} -> {} ({by}{share})", socket(*dst), socket(onward));
                     trail.add(&view.node, "service", None, text);
                     self.judged(&arrival, onward, choices, trail)
                 });
@@ -254,6 +255,9 @@ impl Walk<'_> {
         if let Some((name, frontend)) = found.next() {
             return chosen(name, frontend, src, matches!(entry, Entry::Pod | Entry::OwnNode));
         }
+        if let Some((pod, endpoint)) = host_port(view, dst, self.protocol) {
+            return Translated::To(format!("host port of {pod}"), vec![endpoint]);
+        }
         // What is for the node itself is not looked at as a service's.
         match services.service_cidrs.iter().any(|net| net.contains(&dst.0)) && !is_own(view, dst.0) {
             true => {
@@ -296,7 +300,7 @@ fn chosen(name: &ServiceName, frontend: &Frontend, src: IpAddr, own: bool) -> Tr
             let text = format!("loadBalancerSourceRanges of {name} do not hold {}", src);
             Translated::Ended(Outcome::Drop, text, Some(format!("loadBalancerSourceRanges of {name} held {}", src)))
         }
-        (false, _) => Translated::To(name.clone(), endpoints.clone()),
+        (false, _) => Translated::To(name.to_string(), endpoints.clone()),
         (true, WhenEmpty::Reject) => {
             let pass_if = format!("{name} had a ready endpoint");
             Translated::Ended(Outcome::Reject, format!("{name} has no ready endpoint"), Some(pass_if))
@@ -306,6 +310,23 @@ fn chosen(name: &ServiceName, frontend: &Frontend, src: IpAddr, own: bool) -> Tr
             Translated::Ended(Outcome::Drop, text, Some(format!("{name} had a ready endpoint on this node")))
         }
     }
+}
+
+/// The pod that has a host port at an address of the node, and where it leads. One at that address goes before one at all of them, and then the
+/// first link by name.
+pub(super) fn host_port(view: &View, (ip, port): (IpAddr, u16), protocol: Protocol) -> Option<(String, Endpoint)> {
+    if !is_own(view, ip) {
+        return None;
+    }
+    let family = Family::of(&ip);
+    let attached = view.world.attached().values();
+    let all = attached.flat_map(|one| one.intent.host_ports.iter().map(move |host| (&one.intent, host)));
+    let here: Vec<_> = all.filter(|(_, host)| (host.protocol, host.host_port) == (protocol, port)).collect();
+    let at_all = |host: &HostPort| host.host_ip.is_none_or(|at| at.is_unspecified() && Family::of(&at) == family);
+    let found = here.iter().find(|(_, host)| host.host_ip == Some(ip)).or_else(|| here.iter().find(|(_, host)| at_all(host)));
+    let (intent, host) = found?;
+    let pod = intent.pod.as_ref().map_or_else(|| intent.host_ifname.to_string(), ToString::to_string);
+    Some((pod, Endpoint { ip: *intent.ips.get(family)?, port: host.container_port }))
 }
 
 /// Whether an address is the node's own.

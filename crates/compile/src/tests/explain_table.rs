@@ -46,6 +46,37 @@ pub(super) fn check(policies: &str, question: &str, expected: Expect) {
 }
 
 #[test]
+fn a_host_port_leads_to_its_pod_and_a_node_port_goes_before_it() {
+    let mut explainer = Explainer::new(world(WORLD), None);
+    let pod = serde_json::json!({
+        "metadata": {"name": "lone", "namespace": "shop", "uid": "lone", "labels": {"app": "lone"}},
+        "spec": {"nodeName": "n2", "containers": [{"ports": [
+            {"containerPort": 80, "hostPort": 30080}, {"containerPort": 80, "hostPort": 80}, {"containerPort": 81, "hostPort": 81, "hostIP": "192.168.0.2"},
+            {"containerPort": 82, "hostPort": 82, "hostIP": "192.168.0.99"},
+        ]}]},
+        "status": {"phase": "Running", "podIPs": [{"ip": "10.42.2.77"}, {"ip": "fd42:2::77"}]},
+    });
+    let object = crate::Object::decode(crate::Kind::Pod, pod).unwrap();
+    explainer.world.apply(crate::Change::Upsert(object));
+    for (target, leads_to) in [
+        ("n2:30080", Some("192.168.0.2:30080 -> 10.42.3.9:8080 (shop/one)")),
+        ("n2:80", Some("192.168.0.2:80 -> 10.42.2.77:80 (host port of shop/lone)")),
+        ("n2:81", Some("192.168.0.2:81 -> 10.42.2.77:81 (host port of shop/lone)")),
+        ("n2:82", None),
+        ("n3:30080", Some("192.168.0.3:30080 -> 10.42.3.9:8080 (shop/one)")),
+    ] {
+        let question = Question::parse("203.0.113.7", target, "default").unwrap();
+        let explanation = explainer.explain(&question).unwrap();
+        assert!(explanation.agrees(), "{target}: {explanation:#?}");
+        let text = explanation.render(&|_, word| word.to_owned());
+        match leads_to {
+            Some(way) => assert!(text.contains(way), "{text}"),
+            None => assert!(!text.contains("host port"), "{text}"),
+        }
+    }
+}
+
+#[test]
 fn a_policy_that_denies_says_what_each_rule_wants() {
     let admins =
         "policy shop/api-in {podSelector: {matchLabels: {app: api}}, ingress: [{from: [{podSelector: {matchLabels: {app: admin}}}]}]}";

@@ -90,6 +90,12 @@ pub struct ContainerPort {
     pub container_port: i64,
     /// TCP (if absent), UDP or SCTP.
     pub protocol: Option<Arc<str>>,
+    /// The node's port that leads to it, as given: not checked; 0 if none does.
+    #[serde(deserialize_with = "nullable")]
+    pub host_port: i64,
+    /// The node's address at which that is; all of them if absent or empty.
+    #[serde(rename = "hostIP")]
+    pub host_ip: Option<Arc<str>>,
 }
 
 /// `status` of a Pod.
