@@ -95,18 +95,22 @@ static __always_inline int is_loopback(const struct address *a)
 static __always_inline struct frontend *find(struct bpf_sock_addr *ctx, struct frontend_key *key)
 {
 	struct frontend *found = bpf_map_lookup_elem(&frontends, key);
+	__u32 last = key->address.words[3];
 
 	if (found || !is_loopback(&key->address) || bpf_get_netns_cookie(ctx) != node_netns)
 		return found;
+	/* In the order of the rules: a pod takes no service's traffic. */
+	key->address.words[3] = 0;
+	key->kind = FRONTEND_NODE_PORT;
+	found = bpf_map_lookup_elem(&frontends, key);
+	if (found)
+		return found;
+	key->address.words[3] = last;
 	key->kind = FRONTEND_HOST_PORT;
 	found = bpf_map_lookup_elem(&frontends, key);
 	if (found)
 		return found;
 	key->address.words[3] = 0;
-	found = bpf_map_lookup_elem(&frontends, key);
-	if (found)
-		return found;
-	key->kind = FRONTEND_NODE_PORT;
 	return bpf_map_lookup_elem(&frontends, key);
 }
 

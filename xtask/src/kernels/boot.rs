@@ -97,7 +97,8 @@ impl Machine {
         for line in BufReader::new(output).split(b'\n') {
             let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
             println!("{line}");
-            if !line.is_empty() {
+            // The kernel's own last words are of no use.
+            if !line.is_empty() && !line.starts_with('[') {
                 last = line;
             }
         }

@@ -17,6 +17,7 @@ done
 rm -rf /usr/lib/modules
 ln -sfn "$(cat /run/shared/modules)" /usr/lib/modules
 ip link set lo up
+ulimit -n 65536
 setsid --wait bash /run/shared/command </dev/null
 echo $? >/dev/ttyS1
 sync

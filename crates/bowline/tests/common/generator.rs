@@ -12,7 +12,7 @@ use super::lab::{Lab, said};
 use super::objects::myself;
 
 /// How long a generator may take to be at work, or to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A generator at work. Dropping it ends it.
 pub(crate) struct Generator {

@@ -158,7 +158,10 @@ impl Setup {
 
     pub(crate) fn up(self) -> Result<Lab> {
         let mut command = Command::new(BOWLINE);
-        command.args(["lab", "up", "--name", &self.name, "--backend", self.backend, "--service-mode", self.mode]).args(&self.extra);
+        command
+            .args(["lab", "up", "--name", &self.name, "--backend", self.backend, "--service-mode", self.mode])
+            .args(["--wait", &format!("{}s", 60 * slowness())])
+            .args(&self.extra);
         if self.leashed {
             // However this process ends, its lab ends with it.
             command.args(["--leash", &std::process::id().to_string()]);
@@ -404,6 +407,11 @@ pub(crate) fn address_of(page: &str, name: &str) -> Result<IpAddr> {
     })
 }
 
+/// How many times longer everything takes here: `BOWLINE_SLOW`, which an emulated machine is told.
+fn slowness() -> u32 {
+    std::env::var("BOWLINE_SLOW").ok().and_then(|word| word.parse().ok()).unwrap_or(1)
+}
+
 /// Asks again until it comes true; the last answer is the error.
 pub(crate) fn eventually<T>(ask: impl FnMut() -> Result<T>) -> Result<T> {
     within(PATIENCE, ask)
@@ -411,6 +419,7 @@ pub(crate) fn eventually<T>(ask: impl FnMut() -> Result<T>) -> Result<T> {
 
 /// Asks again for so long.
 pub(crate) fn within<T>(patience: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    let patience = patience * slowness();
     let end = Instant::now() + patience;
     loop {
         match ask() {

@@ -27,7 +27,7 @@ pub fn connect(maps: &BTreeMap<SocketKey, SocketValue>, address: IpAddr, protoco
     let vip = FrontendKey { address, port, protocol, kind: Kind::Vip };
     let of_node = || {
         let unspecified = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let ports = [(address, Kind::HostPort), (unspecified, Kind::HostPort), (unspecified, Kind::NodePort)];
+        let ports = [(unspecified, Kind::NodePort), (address, Kind::HostPort), (unspecified, Kind::HostPort)];
         ports
             .into_iter()
             .filter(|_| on_node && address.is_loopback())

@@ -96,7 +96,9 @@ fn staged_with(how: Option<How>, sizes: Sizes, test: impl FnOnce(&mut Stage) + S
         pod::attach(&mut netlink, &a, &spec("bwa", 1)).unwrap();
         pod::attach(&mut netlink, &b, &spec("bwb", 2)).unwrap();
         let epoch = Epoch::default();
-        let fastpath = node.run(|| Fastpath::open_as(how, Path::new(BPFFS), &epoch, sizes).unwrap()).unwrap();
+        let mut fastpath = node.run(|| Fastpath::open_as(how, Path::new(BPFFS), &epoch, sizes).unwrap()).unwrap();
+        // Where the kernel has no tcx, too.
+        fastpath.driver.leave_new_links_for(Duration::ZERO);
         let mut stage = Stage { node, netlink, a, b, fastpath, epoch };
         stage.hook();
         // Connection tracking looks at packets only where a rule wants it.
