@@ -513,12 +513,15 @@ static __always_inline int leave(struct __sk_buff *skb, __u8 peer)
 	if (!mtu)
 		return NEXT;
 	way.mtu = *mtu;
-	if (is_first(&packet))
-		learn_opening(&packet.key, &way, *now_epoch, as_it_came);
-	else if (is_plain(&packet))
+	if (is_first(&packet)) {
+		/* Of one with a mark connection tracking remembers more than that it is: it must know the next one, too. */
+		if (!skb->mark)
+			learn_opening(&packet.key, &way, *now_epoch, as_it_came);
+	} else if (is_plain(&packet)) {
 		learn_flow(&packet.key, &way, *now_epoch);
-	else if (is_answer(&packet))
+	} else if (is_answer(&packet)) {
 		learn_answer(&packet.key, &way, *now_epoch);
+	}
 	return NEXT;
 }
 

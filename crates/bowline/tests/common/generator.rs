@@ -1,7 +1,7 @@
 //! The side of the generators that a check drives: started in a pod or on a node, asked by lines, ended by the end of its input.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin};
+use std::process::{Child, ChildStdin, Output};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -106,6 +106,29 @@ impl Generator {
     pub(crate) fn finish(self) -> Result<Value> {
         self.finish_within(PATIENCE)
     }
+}
+
+/// What a generator that ends by itself says in a pod.
+pub(crate) fn once_in_pod(lab: &Lab, pod: &str, words: &[&str]) -> Result<Value> {
+    let program = myself()?;
+    once(&lab.pod(pod, &[&[program.as_str(), "--generator"], words].concat())?, words, pod)
+}
+
+/// The same on a node.
+pub(crate) fn once_on_node(lab: &Lab, node: &str, words: &[&str]) -> Result<Value> {
+    let program = myself()?;
+    once(&lab.node(node, &[&[program.as_str(), "--generator"], words].concat())?, words, node)
+}
+
+/// The same on the host outside.
+pub(crate) fn once_outside(lab: &Lab, words: &[&str]) -> Result<Value> {
+    let program = myself()?;
+    once(&lab.client(&[&[program.as_str(), "--generator"], words].concat())?, words, "outside")
+}
+
+fn once(output: &Output, words: &[&str], place: &str) -> Result<Value> {
+    let failed = || format!("{} in {place}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(&said(output).with_context(failed)?).with_context(failed)
 }
 
 /// Ends traffic of which nothing may have been lost: datagrams answered, requests answered, and the slowest of these in milliseconds.

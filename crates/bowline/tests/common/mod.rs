@@ -14,4 +14,6 @@ pub(crate) mod node;
 pub(crate) mod objects;
 pub(crate) mod populate;
 pub(crate) mod rows;
+pub(crate) mod stations;
 pub(crate) mod twin;
+pub(crate) mod wire;

@@ -9,12 +9,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::foreign::shell;
-use super::wire::{BROADCAST, Ends, Mac, arp, hex, icmp, of_group, udp, vxlan};
 use crate::common::cluster::{nodes, pods};
 use crate::common::generator::Generator;
-use crate::common::lab::{Lab, eventually, said};
+use crate::common::lab::{Lab, eventually};
 use crate::common::objects::idle;
 use crate::common::rows::Bench;
+use crate::common::stations;
+use crate::common::wire::{BROADCAST, Ends, Mac, arp, hex, icmp, of_group, udp, vxlan};
 
 /// How often each frame is sent.
 const TIMES: u64 = 5;
@@ -68,7 +69,7 @@ struct Tap {
 
 impl Tap {
     fn at(lab: &Lab, pod: &str) -> Result<Tap> {
-        Ok(Tap { tap: Generator::in_pod(lab, pod, &["tap"])?, station: station_of(lab, pod)? })
+        Ok(Tap { tap: Generator::in_pod(lab, pod, &["tap"])?, station: stations::of_pod(lab, pod)? })
     }
 
     /// Frames with a tag that were sent to the pod; with what it answered to them, if `all` are asked for.
@@ -141,31 +142,15 @@ fn cast(lab: &Lab) -> Result<Cast> {
         let pod = pods(lab, &format!("app={app}"))?.into_iter().next().with_context(|| format!("no pod of {app}"))?;
         Ok::<Both, anyhow::Error>((pod.ip(false)?, pod.ip(true)?))
     };
-    let neighbours = of_pod(lab, "attacker", &["ip", "-j", "-4", "neigh", "show", "dev", "eth0"])?;
     let n1 = nodes(lab)?.into_iter().find(|node| node.name == "n1").context("no n1")?;
     Ok(Cast {
-        station: station_of(lab, "attacker")?,
-        gateway: mac(&neighbours[0]["lladdr"])?,
+        station: stations::of_pod(lab, "attacker")?,
+        gateway: stations::gateway_of(lab, "attacker")?,
         own: both("attacker")?,
         near: both("victim-near")?,
         far: both("victim-far")?,
         node: (n1.ip(false)?, n1.ip(true)?),
     })
-}
-
-fn of_pod(lab: &Lab, pod: &str, argv: &[&str]) -> Result<Value> {
-    let text = said(&lab.pod(pod, argv)?).with_context(|| argv.join(" "))?;
-    Ok(serde_json::from_str(&text)?)
-}
-
-fn station_of(lab: &Lab, pod: &str) -> Result<Mac> {
-    mac(&of_pod(lab, pod, &["ip", "-j", "link", "show", "eth0"])?[0]["address"])
-}
-
-fn mac(text: &Value) -> Result<Mac> {
-    let text = text.as_str().with_context(|| format!("no Ethernet address: {text}"))?;
-    let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<u8>, _>>()?;
-    bytes.try_into().map_err(|_| anyhow::anyhow!("no Ethernet address: {text}"))
 }
 
 fn v4(address: IpAddr) -> Result<Ipv4Addr> {
@@ -268,10 +253,7 @@ fn arp_attacks(cast: &Cast, stranger: Mac, add: &mut Add<'_>) {
 
 /// What a pod wraps as another node would: a datagram from that node's pod to the pod beside.
 fn tunnelled(lab: &Lab, cast: &Cast) -> Result<Attack> {
-    let station = |node: &str| -> Result<Mac> {
-        let link: Value = serde_json::from_str(&shell(lab, node, "ip -j link show bowline.1")?)?;
-        mac(&link[0]["address"])
-    };
+    let station = |node: &str| stations::on_node(lab, node, "bowline.1");
     let tag = "wrap0001".to_owned();
     let inner = Ends { station: station("n2")?, to_station: station("n1")?, src: cast.far.0, dst: cast.near.0 };
     let wrapped = vxlan(1, &udp(inner, 4444, PORT, format!("{tag} x").as_bytes()));

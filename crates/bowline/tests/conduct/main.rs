@@ -6,21 +6,26 @@
 #![allow(clippy::disallowed_methods, reason = "a test runner starts processes and keeps their time")]
 #![allow(clippy::indexing_slicing, reason = "a missing JSON field is null, and a test may fail loudly")]
 
+mod api;
 mod attacks;
 mod begins;
+mod bound;
 #[path = "../common/mod.rs"]
 mod common;
 mod cut;
+mod drains;
 mod explain;
 mod fastpath;
 mod foreign;
+mod fragments;
 mod kubeproxy;
+mod mapped;
 mod maps;
 mod moves;
+mod mtu;
 mod sockets;
 mod tiers;
 mod uninstall;
-mod wire;
 
 use std::process::ExitCode;
 
@@ -35,6 +40,12 @@ const ROWS: &[Row] = &[
     Row { name: "attacks", title: "what no pod may send ends at its link", check: attacks::end_at_the_link },
     Row { name: "moves", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
     Row { name: "returns", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
+    Row { name: "drains", title: "connections live as long as their pod", check: drains::old_connections_live_on },
+    Row { name: "mapped", title: "IPv4 through IPv6 sockets is served", check: mapped::are_served },
+    Row { name: "bound", title: "a service's address may be a node's own", check: bound::leads_to_endpoints },
+    Row { name: "api", title: "a pod reaches the API by its environment", check: api::answers_pods },
+    Row { name: "fragments", title: "fragments are judged as their flow", check: fragments::arrive_where_they_may },
+    Row { name: "mtu", title: "narrow paths are found out by services", check: mtu::is_found_out },
     Row { name: "foreign", title: "others' objects are untouched", check: foreign::untouched },
     Row { name: "repairs", title: "what others take away is put back", check: foreign::repaired },
     Row { name: "kubeproxy", title: "a kube-proxy file's health, metrics, ports", check: kubeproxy::stands_in },
@@ -51,6 +62,13 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "kept", title: "a socket keeps its endpoint", check: sockets::kept },
     Row { name: "moves-ebpf", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
     Row { name: "returns-ebpf", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
+    Row { name: "drains-ebpf", title: "connections live as long as their pod", check: drains::old_connections_live_on },
+    Row { name: "mapped-ebpf", title: "IPv4 through IPv6 sockets is served", check: mapped::are_served },
+    Row { name: "bound-ebpf", title: "a service's address may be a node's own", check: bound::leads_to_endpoints },
+    Row { name: "api-ebpf", title: "a pod reaches the API by its environment", check: api::answers_pods },
+    Row { name: "fragments-ebpf", title: "fragments are judged as their flow", check: fragments::arrive_where_they_may },
+    Row { name: "mtu-ebpf", title: "narrow paths are found out by services", check: mtu::is_found_out },
+    Row { name: "mtu-young", title: "and by those that begin without the stack", check: mtu::is_found_out_by_the_young },
     Row { name: "carries", title: "packets of pods are carried past the stack", check: fastpath::carries },
     Row { name: "begins", title: "connections begin without the stack, by its rules", check: begins::by_the_rules },
     Row { name: "switch", title: "connections live on when it comes or goes", check: fastpath::over_a_switch },

@@ -57,7 +57,7 @@ fn request(url: &str) -> Vec<&str> {
 }
 
 /// How many of a node's tracked connections were sent to an address.
-fn tracked(lab: &Lab, node: &str, to: IpAddr) -> Result<usize> {
+pub(crate) fn tracked(lab: &Lab, node: &str, to: IpAddr) -> Result<usize> {
     let family = if to.is_ipv6() { "ipv6" } else { "ipv4" };
     Ok(shell(lab, node, &format!("conntrack -L -f {family} --orig-dst {to} 2>/dev/null"))?.lines().count())
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bowline_compile::testing::flows::{Row, Wanted};
+use bowline_compile::testing::flows::{Mode, Row, Wanted};
 use bowline_model::{Family, Protocol};
 use serde_json::Value;
 
@@ -48,7 +48,8 @@ impl<'a> Asked<'a> {
     pub(crate) fn family(&mut self, v6: bool) -> Result<()> {
         let staged = self.staged;
         let family = if v6 { Family::V6 } else { Family::V4 };
-        let rows: Vec<&Row> = staged.cases().flat_map(|case| &case.rows).filter(|row| row.family.is_none_or(|of| of == family)).collect();
+        let mode = if staged.lab.setup.is_ebpf() { Mode::Ebpf } else { Mode::Nftables };
+        let rows: Vec<&Row> = staged.cases().flat_map(|case| &case.rows).filter(|row| row.is_of(family, mode)).collect();
         let (spoken, sctp): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| row.protocol != Protocol::Sctp);
         self.skipped += sctp.len();
         let (answered, others): (Vec<&Row>, Vec<&Row>) = spoken.into_iter().partition(|row| matches!(row.wanted, Wanted::Answer { .. }));

@@ -8,6 +8,7 @@ mod asked;
 #[path = "../common/mod.rs"]
 mod common;
 mod staged;
+mod tunnel;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ const GROUPS: &[Group] = &[
     Group {
         setup: Some(setup),
         rows: &[
+            Row { name: "tunnel", title: "what strangers wrap comes to nobody", check: tunnel::strangers_come_to_nobody },
             Row { name: "services", title: "the table of services", check: |bench| table(bench, SERVICES) },
             Row { name: "loopback", title: "loopback services are nobody else's", check: loopback },
         ],
@@ -38,7 +40,11 @@ const GROUPS: &[Group] = &[
     },
     Group {
         setup: Some(|| setup().ebpf()),
-        rows: &[Row { name: "services-ebpf", title: "the table of services, at the socket", check: |bench| table(bench, SERVICES) }],
+        rows: &[
+            Row { name: "tunnel-ebpf", title: "what strangers wrap comes to nobody", check: tunnel::strangers_come_to_nobody },
+            Row { name: "services-ebpf", title: "the table of services, at the socket", check: |bench| table(bench, SERVICES) },
+            Row { name: "loopback-ebpf", title: "loopback services are nobody else's", check: loopback },
+        ],
     },
     Group {
         setup: Some(|| setup().ebpf()),

@@ -6,11 +6,11 @@ use bowline_model::Family;
 use bowline_model::intent::services::{Endpoint, FrontendAddress};
 
 use crate::oracle::service::{Answer, Client, endpoints_for, health_checks};
-use crate::testing::flows::{Case, NARROW, Places, Row, SERVICES, Table, Wanted, plain};
+use crate::testing::flows::{Case, Mode, NARROW, Places, Row, SERVICES, Table, Wanted, plain};
 use crate::{Compiler, World};
 
 /// What the oracle says of a row.
-fn answer(table: &Table, world: &World, places: &dyn Places, row: &Row, family: Family) -> Answer {
+fn answer(table: &Table, world: &World, places: &dyn Places, row: &Row, (family, mode): (Family, Mode)) -> Answer {
     let (from, to) = (table.address(places, &row.from, family), table.address(places, &row.to, family));
     let node = table.meets_at(row);
     let client = Client { ip: from, own: table.is_own(row) };
@@ -24,7 +24,9 @@ fn answer(table: &Table, world: &World, places: &dyn Places, row: &Row, family: 
         return Answer::Reject;
     }
     let nets = &settings.node_port_addresses;
-    let here = row.to.strip_suffix('b').unwrap_or(&row.to) == node;
+    // Loopback is the node's own where its programs are served at the socket, and nobody's else.
+    let loopback = to.is_loopback() && mode == Mode::Ebpf && table.is_on_node(row);
+    let here = loopback || row.to.strip_suffix('b').unwrap_or(&row.to) == node;
     if here && (nets.is_empty() || nets.iter().any(|net| net.contains(&to))) {
         return ask(FrontendAddress::NodePort(family));
     }
@@ -33,7 +35,9 @@ fn answer(table: &Table, world: &World, places: &dyn Places, row: &Row, family: 
 
 fn wanted(table: &Table, places: &dyn Places, row: &Row, family: Family) -> Answer {
     match &row.wanted {
-        Wanted::Answer { .. } if table.host_port(row).is_some() => Answer::NotAService,
+        Wanted::Answer { by, .. } if table.host_port(row).is_some_and(|(pod, _)| by.iter().all(|one| one.pod == pod)) => {
+            Answer::NotAService
+        }
         Wanted::Answer { by, .. } => {
             let endpoints = by.iter().map(|one| Endpoint { ip: table.address(places, &one.pod, family), port: one.port });
             Answer::Endpoints(endpoints.collect())
@@ -49,10 +53,11 @@ fn judge(table: &Table, case: &Case, wrong: &mut Vec<String>) {
     let places = plain(table);
     for row in &case.rows {
         let world = table.world(table.meets_at(row), &[case], &places);
-        for family in Family::BOTH.into_iter().filter(|family| row.family.is_none_or(|of| of == *family)) {
-            let (got, wanted) = (answer(table, &world, &places, row, family), wanted(table, &places, row, family));
+        let modes = Mode::BOTH.into_iter().flat_map(|mode| Family::BOTH.map(|family| (family, mode)));
+        for (family, mode) in modes.filter(|(family, mode)| row.is_of(*family, *mode)) {
+            let (got, wanted) = (answer(table, &world, &places, row, (family, mode)), wanted(table, &places, row, family));
             if got != wanted {
-                wrong.push(format!("{}: {family} {}\n  got {got:?}\n  not {wanted:?}", case.title, row.text));
+                wrong.push(format!("{}: {family} {mode:?} {}\n  got {got:?}\n  not {wanted:?}", case.title, row.text));
             }
         }
     }

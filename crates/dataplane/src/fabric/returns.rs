@@ -1,7 +1,8 @@
 //! Replies go back the way that the connection came: through the peer whose node port, say, a client outside used.
 //!
 //! The first packet of a connection that a peer hands over, from an address of no pod and no node, leaves the peer's number in the
-//! connection's mark; replies carry it to the routing rules as their own mark. So the client's address survives without translation.
+//! connection's mark; replies carry it to the routing rules as their own mark. So the client's address survives without translation. The packet
+//! itself gets a mark, too, for the programs of the fast path: such a connection is no other one's like.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use bowline_model::{Family, MacAddr};
 use crate::change::{Objects, values_by};
 use crate::expr::Part::{EtherSaddr, IifName, Saddr};
 use crate::expr::{CT_NEW, FABRIC_LINKS, POD_LINKS, RuleBuilder, named, rule};
-use crate::objects::net::{PEER_MARK_MASK, PEER_MARK_SHIFT};
+use crate::objects::net::{PEER_MARK_MASK, PEER_MARK_SHIFT, RETURNS_MARK};
 use crate::objects::nft::{ChainKind, Field, Hook, KeyBuilder, Reg};
 
 /// The map from a peer, by link and Ethernet address, to its mark.
@@ -32,6 +33,7 @@ pub(super) fn frame(objects: &mut Objects) {
             .load(0, &[IifName, EtherSaddr])
             .value(&peer_mark, Reg(0), Reg(0))
             .set_ct_mark(Reg(0))
+            .set_mark_bits(RETURNS_MARK)
             .done()
     };
     let reply = |packets: RuleBuilder| packets.reply().ct_mark(PEER_MARK_MASK).set_mark(Reg(0)).done();

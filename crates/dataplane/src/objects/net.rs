@@ -25,6 +25,10 @@ pub const PEER_MARK_MASK: u32 = 0xffff_0000;
 /// next. It is cleared on new connections' packets to and from pods that such rules are about.
 pub const PASSED_MARK: u32 = 0x2000;
 
+/// Bit of the packet's mark that says, of the first of a connection, that its answers go back through the peer that it came from: so the programs
+/// at links know that connection tracking has to know the connection.
+pub const RETURNS_MARK: u32 = 0x1000;
+
 /// Shift of the peer's id within the mark.
 pub const PEER_MARK_SHIFT: u32 = 16;
 

@@ -1,15 +1,18 @@
-//! The tables of packet flows, through the lowered rules of every node on the way, from the sender's to that of whoever answers.
+//! The tables of packet flows, through the sender's socket where that mode has hooks there, and through the lowered rules of every node on
+//! the way, from the sender's to that of whoever answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use bowline_compile::Compiler;
-use bowline_compile::testing::flows::{Answerer, Case, NARROW, Places, Row, SERVICES, Table, Wanted, plain};
+use bowline_compile::testing::flows::{Answerer, Case, Mode, NARROW, Places, Row, SERVICES, Table, Wanted, plain};
 use bowline_compile::testing::notation::ifname;
 use bowline_model::{Family, MacAddr};
 
 use super::machine::{Fate, Machine, full_on};
 use super::nodes::{Node, host, next};
+use crate::HostFacts;
+use crate::interpret::sockets::Socket;
 use crate::interpret::{End, Packet};
 
 /// Enough draws of a random number for every share of up to four endpoints.
@@ -17,6 +20,7 @@ const DRAWS: u32 = 12;
 
 struct Cluster<'t> {
     table: &'t Table,
+    mode: Mode,
     places: Box<dyn Places + 't>,
     nodes: BTreeMap<String, Node>,
 }
@@ -31,17 +35,18 @@ enum Seen {
 }
 
 impl<'t> Cluster<'t> {
-    fn new(table: &'t Table, cases: &[&Case]) -> Cluster<'t> {
+    fn new(table: &'t Table, cases: &[&Case], mode: Mode) -> Cluster<'t> {
         let places: Box<dyn Places + 't> = Box::new(plain(table));
         let names: Vec<String> = table.nodes.keys().cloned().collect();
         let node = |name: &String| {
             let intent = Compiler::full(&table.world(name, cases, &*places)).value;
             let host = host(&names, name, &|of, family| places.address(of, family));
+            let host = HostFacts { socket_hooks: mode == Mode::Ebpf, ..host };
             let objects = full_on(&intent, &host);
             (name.clone(), Node::new(intent, &host, objects))
         };
         let nodes = names.iter().map(node).collect();
-        Cluster { table, places, nodes }
+        Cluster { table, mode, places, nodes }
     }
 
     /// A row's packet where it enters.
@@ -67,6 +72,11 @@ impl<'t> Cluster<'t> {
         let (sender, asked) = (self.table.address(&*self.places, &row.from, family), self.table.address(&*self.places, &row.to, family));
         let mut at = self.table.enters_at(row).to_owned();
         let mut packet = self.first(row, family);
+        if row.from != "out"
+            && let Some(end) = self.at_socket(row, &mut packet, random)
+        {
+            return end;
+        }
         for _ in 0..4 {
             let node = self.nodes.get_mut(&at).unwrap();
             packet.local_addresses.clone_from(&node.local);
@@ -87,6 +97,28 @@ impl<'t> Cluster<'t> {
             (at, packet) = onward;
         }
         panic!("{}: goes round", row.text)
+    }
+
+    /// Turns a packet to where its sender's socket does; says what came of it, if that is all.
+    fn at_socket(&self, row: &Row, packet: &mut Packet, random: u32) -> Option<Seen> {
+        let on_node = self.table.is_on_node(row);
+        match self.nodes[self.table.enters_at(row)].at_socket(packet, on_node) {
+            Socket::Refused => return Some(Seen::Rejected),
+            Socket::To(endpoints) => {
+                let count = u64::try_from(endpoints.len()).unwrap();
+                let drawn = usize::try_from((u64::from(random) * count) >> 32).unwrap();
+                let endpoint = endpoints.into_iter().nth(drawn).unwrap();
+                (packet.dst, packet.dst_port) = (endpoint.address, endpoint.port);
+            }
+            Socket::AsItIs => {}
+        }
+        if packet.dst.is_loopback() && !on_node {
+            return Some(Seen::Untouched);
+        }
+        // It never leaves the pod, and has the pod's own address. By the rules it has the node's, and the tables speak of those.
+        let itself = packet.dst == packet.src && !on_node;
+        let sees = itself.then(|| self.table.pods[&row.from].node.clone());
+        sees.map(|node| Seen::By(Answerer { pod: row.from.clone(), port: packet.dst_port, sees: Some(node) }))
     }
 
     fn arrived(&self, packet: &Packet, (sender, asked, port): (IpAddr, IpAddr, u16)) -> Seen {
@@ -134,13 +166,13 @@ fn wanted(row: &Row) -> (BTreeSet<Seen>, bool) {
 }
 
 fn judge(cluster: &mut Cluster<'_>, case: &Case, wrong: &mut Vec<String>) -> usize {
-    let mut count = 0;
+    let (mut count, mode) = (0, cluster.mode);
     for row in &case.rows {
-        for family in Family::BOTH.into_iter().filter(|family| row.family.is_none_or(|of| of == *family)) {
+        for family in Family::BOTH.into_iter().filter(|family| row.is_of(*family, mode)) {
             let (wanted, kept) = wanted(row);
             let got = cluster.outcomes(row, family, kept);
             if got != wanted {
-                wrong.push(format!("{}: {family} {}\n  got {got:?}\n  not {wanted:?}", case.title, row.text));
+                wrong.push(format!("{}: {family} {:?} {}\n  got {got:?}\n  not {wanted:?}", case.title, mode, row.text));
             }
             count += 1;
         }
@@ -153,8 +185,8 @@ fn lowered_rules_do_what_the_tables_say() {
     for text in [SERVICES, NARROW] {
         let table = Table::read(text);
         let (mut wrong, mut count) = (Vec::new(), 0);
-        for case in &table.cases {
-            count += judge(&mut Cluster::new(&table, &[case]), case, &mut wrong);
+        for (case, mode) in table.cases.iter().flat_map(|case| Mode::BOTH.map(|mode| (case, mode))) {
+            count += judge(&mut Cluster::new(&table, &[case], mode), case, &mut wrong);
         }
         assert!(wrong.is_empty(), "{} of {count}\n{}", wrong.len(), wrong.join("\n"));
     }
@@ -165,8 +197,10 @@ fn lowered_rules_do_what_the_tables_say() {
 fn lowered_rules_do_it_for_all_cases_together() {
     let table = Table::read(SERVICES);
     let together: Vec<&Case> = table.cases.iter().filter(|case| case.off_wire.is_none()).collect();
-    let mut cluster = Cluster::new(&table, &together);
-    let mut wrong = Vec::new();
-    let count: usize = together.iter().map(|case| judge(&mut cluster, case, &mut wrong)).sum();
-    assert!(wrong.is_empty(), "{} of {count}\n{}", wrong.len(), wrong.join("\n"));
+    for mode in Mode::BOTH {
+        let mut cluster = Cluster::new(&table, &together, mode);
+        let mut wrong = Vec::new();
+        let count: usize = together.iter().map(|case| judge(&mut cluster, case, &mut wrong)).sum();
+        assert!(wrong.is_empty(), "{} of {count}\n{}", wrong.len(), wrong.join("\n"));
+    }
 }

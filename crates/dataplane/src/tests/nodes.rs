@@ -9,13 +9,16 @@ use ipnet::IpNet;
 
 use super::machine::{Machine, Maps};
 use crate::interpret::Packet;
+use crate::interpret::sockets::{Socket, connect};
+use crate::objects::sockets::{SocketKey, SocketValue};
 use crate::{HostFacts, LinkFacts};
 
-/// A node: its rules, and who is on it.
+/// A node: its rules, what its socket hooks look into, and who is on it.
 pub(super) struct Node {
     pub(super) machine: Machine,
     pub(super) intent: Intent,
     pub(super) local: BTreeSet<IpAddr>,
+    sockets: BTreeMap<SocketKey, SocketValue>,
 }
 
 /// The Ethernet address of a node's own link.
@@ -49,10 +52,16 @@ impl Node {
         let own = Dual::first_of(addresses.iter().map(IpNet::addr));
         let connected = addresses.iter().map(IpNet::trunc).collect();
         let machine = Machine::new(objects, connected, own);
+        let sockets = crate::lower(&Intent::default(), &intent, host).value.sockets.set;
         let gateways = intent.routes.local.iter().flat_map(|local| local.pod_cidrs.iter().map(IpNet::network));
         let links = host.links.iter().flat_map(|link| link.addresses.iter().map(IpNet::addr));
         let local = gateways.chain(links).collect();
-        Node { machine, intent, local }
+        Node { machine, intent, local, sockets }
+    }
+
+    /// What becomes of a packet's destination in the call that would send it, by a program of the node or of one of its pods.
+    pub(super) fn at_socket(&self, packet: &Packet, on_node: bool) -> Socket {
+        connect(&self.sockets, packet.dst, packet.protocol, packet.dst_port, on_node)
     }
 }
 

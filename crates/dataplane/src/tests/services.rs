@@ -175,8 +175,11 @@ fn host_ports_lead_to_one_pod() {
          hostport n1:9090/udp -> b:53
          hostport lo:9091/tcp -> a:91
          hostport n1:9091/tcp -> b:91
-         np 8080/tcp -> b:1
-         np 9092/tcp -> b:1",
+         hostport 9093/tcp -> a:93
+         hostport n1:9094/tcp -> a:94
+         np 9092/tcp -> b:1
+         np 9093/tcp -> b:1
+         np 9094/tcp -> b:1",
         "out -> n1:8080/tcp
          out -> n1ext:8080/tcp
          n1 -> n1:8080/tcp
@@ -192,6 +195,12 @@ fn host_ports_lead_to_one_pod() {
          b -> lo:9091/tcp
          b -> lo:22/tcp
          b -> lo:22/tcp known
+         out -> n1:9093/tcp
+         n1 -> n1:9093/tcp
+         b -> n1:9093/tcp
+         out -> n1:9093/udp
+         n1 -> lo:9093/tcp
+         out -> n1:9094/tcp
          out -> far:8080/tcp",
         expect![[r#"
             out -> n1:8080/tcp => bwla: out -> a:80
@@ -209,6 +218,12 @@ fn host_ports_lead_to_one_pod() {
             b -> lo:9091/tcp => drop: a pod to the node's loopback
             b -> lo:22/tcp => drop: a pod to the node's loopback
             b -> lo:22/tcp known => node: b -> lo:22
+            out -> n1:9093/tcp => bwlb: out -> b:1
+            n1 -> n1:9093/tcp => bwlb: n1 -> b:1
+            b -> n1:9093/tcp => bwlb: n1 -> b:1
+            out -> n1:9093/udp => node: out -> n1:9093
+            n1 -> lo:9093/tcp => bwla: n1 -> a:93
+            out -> n1:9094/tcp => bwlb: out -> b:1
             out -> far:8080/tcp => eth0: out -> far:8080
         "#]],
     );

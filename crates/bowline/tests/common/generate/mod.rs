@@ -4,12 +4,15 @@
 //! with a last one. So whoever drives it waits for events and never for time.
 
 mod ask;
+mod call;
 mod cni;
 mod datagrams;
 mod dial;
 mod follow;
 mod frames;
+mod haul;
 mod letters;
+mod parcels;
 mod peer;
 mod probe;
 mod programs;
@@ -33,6 +36,14 @@ const ECHO: u8 = b'e';
 const PUSH: u8 = b'p';
 /// How many datagrams came, by their tag.
 const COUNTS: u8 = b'c';
+/// Who serves.
+const NAME: u8 = b'n';
+/// The end of the server.
+const END: u8 = b'x';
+/// So many bytes for the server; then it answers with a message.
+const TAKE: u8 = b't';
+/// So many bytes from the server.
+const GIVE: u8 = b'g';
 
 /// Runs a role.
 pub(crate) fn main(words: &[String]) -> ExitCode {
@@ -56,12 +67,16 @@ fn run(words: &[String]) -> Result<()> {
         ["listen", address] => ask::listen(address.parse()?),
         ["serve", name] => serve::run(name),
         ["counts"] => serve::ask(),
+        ["end"] => serve::end(),
         ["stream", connections, targets @ ..] => stream::run(connections.parse()?, stream::PAUSE, &addresses(targets)?),
         ["streams", connections, pause_ms, targets @ ..] => {
             stream::run(connections.parse()?, Duration::from_millis(pause_ms.parse()?), &addresses(targets)?)
         }
         ["datagrams", tag, pause_us, targets @ ..] => datagrams::run(tag, pause_us.parse()?, &addresses(targets)?),
         ["flood", tag, targets @ ..] => datagrams::flood(tag, &addresses(targets)?),
+        ["call", protocol, count, target] => call::run(protocol, count.parse()?, target.parse()?),
+        ["haul", target] => haul::run(target.parse()?),
+        ["parcels", target] => parcels::run(target.parse()?),
         ["letters", tag, count, target] => letters::run(tag, count.parse()?, target.parse()?),
         ["probe", targets @ ..] => probe::run(&addresses(targets)?),
         ["dial", targets @ ..] => dial::run(&addresses(targets)?),

@@ -1,4 +1,4 @@
-//! A server on one port, TCP and UDP: echoes, pushes, and counts datagrams by the tag that they begin with.
+//! A server on one port, TCP and UDP: echoes, pushes, takes and gives bytes by the million, and counts datagrams by the tag that they begin with.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{COUNTS, ECHO, MESSAGE_BYTES, PUSH};
+use super::{COUNTS, ECHO, END, GIVE, MESSAGE_BYTES, NAME, PUSH, TAKE};
 use crate::common::objects::PORT;
 
 /// Time between two messages that nobody asked for.
 const PUSH_EVERY: Duration = Duration::from_millis(20);
+
+/// What a datagram can be.
+const DATAGRAM_BYTES: usize = 1 << 16;
 
 /// Datagrams seen, by tag.
 type Counts = Arc<Mutex<BTreeMap<String, u64>>>;
@@ -23,20 +26,21 @@ pub(super) fn run(name: &str) -> Result<()> {
     // A pause of this process while others have the processors must not count as a loss on the way.
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&datagrams, 8 << 20).context("a larger buffer")?;
     let listener = TcpListener::bind(("::", PORT)).context("listen by TCP")?;
-    let (tally, own) = (counts.clone(), name.to_owned());
+    let (tally, own): (_, Arc<str>) = (counts.clone(), name.into());
+    let named = own.clone();
     std::thread::spawn(move || answer_datagrams(&datagrams, &own, &tally));
     for stream in listener.incoming() {
-        let (stream, counts) = (stream?, counts.clone());
+        let (stream, counts, name) = (stream?, counts.clone(), named.clone());
         std::thread::spawn(move || {
             // The end of a connection is the client's affair.
-            let _ = answer_stream(stream, &counts);
+            let _ = answer_stream(stream, &name, &counts);
         });
     }
     Ok(())
 }
 
 fn answer_datagrams(socket: &UdpSocket, name: &str, counts: &Counts) {
-    let mut buffer = [0; 512];
+    let mut buffer = vec![0; DATAGRAM_BYTES];
     loop {
         // An ICMP error about an answer is heard as an error of the next call.
         let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
@@ -47,7 +51,7 @@ fn answer_datagrams(socket: &UdpSocket, name: &str, counts: &Counts) {
     }
 }
 
-fn answer_stream(mut stream: TcpStream, counts: &Counts) -> Result<()> {
+fn answer_stream(mut stream: TcpStream, name: &str, counts: &Counts) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut mode = [0];
     stream.read_exact(&mut mode)?;
@@ -61,6 +65,15 @@ fn answer_stream(mut stream: TcpStream, counts: &Counts) -> Result<()> {
             stream.write_all(&message)?;
             std::thread::sleep(PUSH_EVERY);
         },
+        [END] => std::process::exit(0),
+        [NAME] => stream.write_all(name.as_bytes())?,
+        [TAKE] => {
+            std::io::copy(&mut (&stream).take(length(&stream)?), &mut std::io::sink())?;
+            stream.write_all(&message)?;
+        }
+        [GIVE] => {
+            std::io::copy(&mut std::io::repeat(0).take(length(&stream)?), &mut stream)?;
+        }
         [COUNTS] => {
             let now = counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
             stream.write_all(serde_json::to_string(&now)?.as_bytes())?;
@@ -70,6 +83,13 @@ fn answer_stream(mut stream: TcpStream, counts: &Counts) -> Result<()> {
     Ok(())
 }
 
+/// How many bytes are meant.
+fn length(mut stream: &TcpStream) -> Result<u64> {
+    let mut length = [0; 8];
+    stream.read_exact(&mut length)?;
+    Ok(u64::from_be_bytes(length))
+}
+
 /// Asks the server of this very pod, by the way that no rule is on, how many datagrams came.
 pub(super) fn ask() -> Result<()> {
     let mut stream = TcpStream::connect(("127.0.0.1", PORT)).context("the pod's own server")?;
@@ -77,4 +97,13 @@ pub(super) fn ask() -> Result<()> {
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     super::say(&text)
+}
+
+/// Ends the server of this very pod, and its connections with it.
+pub(super) fn end() -> Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", PORT)).context("the pod's own server")?;
+    stream.write_all(&[END])?;
+    // It ends without a word.
+    let _ = stream.read(&mut [0]);
+    super::say("null")
 }

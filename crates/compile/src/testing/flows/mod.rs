@@ -18,7 +18,7 @@
 //! A row is a sender (a pod, a node, or the client outside, `out`), perhaps `via` a node by which the client's packets come, and a
 //! destination; then `reject`, `drop`, `untouched` (no service has to do with it: it goes where it was addressed to), or those who
 //! answer, all of them in the end: `x:8080` sees the sender's own address, `x:8080<n1` that of n1. `kept` after them says that one client
-//! has only one of them. A row that begins with `4:` or `6:` is of one family. `health n1:31000 = 2` is what a load balancer is told,
+//! has only one of them. A row that begins with `4:` or `6:` is of one family, one that begins with `nftables:` or `ebpf:` of one mode. `health n1:31000 = 2` is what a load balancer is told,
 //! `problems 3002` what the compiler complains about, and `off-wire REASON` keeps a case from being run with real packets.
 //!
 //! Who has which address is not the table's affair: whoever runs it says so ([`Places`]), and has to give `v…` (cluster addresses), `e…`
@@ -82,6 +82,20 @@ pub struct Case {
     pub off_wire: Option<String>,
 }
 
+/// By what services are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// By rules alone.
+    Nftables,
+    /// At the socket first, for the nodes' and the pods' own programs.
+    Ebpf,
+}
+
+impl Mode {
+    /// Both.
+    pub const BOTH: [Mode; 2] = [Mode::Nftables, Mode::Ebpf];
+}
+
 /// One packet, the first of a connection.
 #[derive(Debug, Clone)]
 pub struct Row {
@@ -89,6 +103,8 @@ pub struct Row {
     pub text: String,
     /// Of this family only.
     pub family: Option<Family>,
+    /// In this mode only.
+    pub mode: Option<Mode>,
     /// Who sends.
     pub from: String,
     /// The node by which a client's packet comes.
@@ -132,6 +148,13 @@ pub struct Answerer {
     pub sees: Option<String>,
 }
 
+impl Row {
+    /// Whether it is of a family, in a mode.
+    pub fn is_of(&self, family: Family, mode: Mode) -> bool {
+        self.family.is_none_or(|of| of == family) && self.mode.is_none_or(|of| of == mode)
+    }
+}
+
 impl Table {
     /// The node on which services meet the packet: the one that is addressed, else the sender's own, or that by which a client's comes.
     pub fn meets_at<'a>(&'a self, row: &'a Row) -> &'a str {
@@ -162,19 +185,14 @@ impl Table {
         }
     }
 
+    /// Whether the sender is in the node's own network namespace, the only one whose loopback is the node's.
+    pub fn is_on_node(&self, row: &Row) -> bool {
+        self.nodes.contains_key(&row.from) || self.pods.get(&row.from).is_some_and(|pod| pod.hostnet)
+    }
+
     /// The pod whose host port is addressed, if one is.
     pub fn host_port(&self, row: &Row) -> Option<(&str, &CastPod)> {
         let mut pods = self.pods.iter().map(|(name, pod)| (name.as_str(), pod));
         pods.find(|(_, pod)| pod.node == row.to && pod.host_port.is_some_and(|(port, _)| port == row.port) && row.protocol == Protocol::Tcp)
-    }
-
-    /// All rows with their cases, each once for each of its families.
-    pub fn rows<'a>(&'a self, families: &'a [Family]) -> impl Iterator<Item = (&'a Case, &'a Row, Family)> {
-        let of = move |case: &'a Case| {
-            case.rows.iter().flat_map(move |row| {
-                families.iter().copied().filter(|family| row.family.is_none_or(|of| of == *family)).map(move |family| (case, row, family))
-            })
-        };
-        self.cases.iter().flat_map(of)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bowline_model::{Family, Protocol};
 
-use super::{Answerer, Case, CastPod, Row, Table, Wanted};
+use super::{Answerer, Case, CastPod, Mode, Row, Table, Wanted};
 
 impl Table {
     /// Reads a file.
@@ -61,10 +61,12 @@ impl Case {
 }
 
 fn row(line: &str) -> Row {
-    let (family, rest) = match line.split_once(": ") {
-        Some(("4", rest)) => (Some(Family::V4), rest),
-        Some(("6", rest)) => (Some(Family::V6), rest),
-        _ => (None, line),
+    let (family, mode, rest) = match line.split_once(": ") {
+        Some(("4", rest)) => (Some(Family::V4), None, rest),
+        Some(("6", rest)) => (Some(Family::V6), None, rest),
+        Some(("nftables", rest)) => (None, Some(Mode::Nftables), rest),
+        Some(("ebpf", rest)) => (None, Some(Mode::Ebpf), rest),
+        _ => (None, None, line),
     };
     let (packet, wanted) = rest.split_once(" = ").unwrap_or_else(|| panic!("what becomes of it? {line}"));
     let (from, to) = packet.split_once(" -> ").unwrap_or_else(|| panic!("to whom? {line}"));
@@ -78,7 +80,7 @@ fn row(line: &str) -> Row {
         "untouched" => Wanted::Untouched,
         several => answer(several),
     };
-    Row { text: line.into(), family, from: from.into(), via, to: to.into(), port: port.parse().unwrap(), protocol, wanted }
+    Row { text: line.into(), family, mode, from: from.into(), via, to: to.into(), port: port.parse().unwrap(), protocol, wanted }
 }
 
 fn answer(text: &str) -> Wanted {

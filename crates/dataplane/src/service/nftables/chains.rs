@@ -42,13 +42,14 @@ pub(super) fn frame(objects: &mut Objects) {
     own.push(rule().for_this_node().goto("own_local_ports"));
     objects.chain("own_services", own);
 
+    // A service's node port goes before a host port with its number: a pod takes no service's traffic (CVE-2019-9946).
     for whose in Whose::BOTH {
         let mut ports = both(|f| rule().for_loopback(f).back());
-        ports.push(rule().jump("host_ports"));
         if whose == Whose::Own {
             ports.push(rule().jump("own_node_ports"));
         }
-        ports.push(rule().goto("node_ports"));
+        ports.push(rule().jump("node_ports"));
+        ports.push(rule().goto("host_ports"));
         objects.chain(if whose == Whose::Own { "own_local_ports" } else { "local_ports" }, ports);
     }
     let mut host_ports = both(|f| host_port("host_ip_port", f, &[Daddr(f), L4Proto, Dport]));

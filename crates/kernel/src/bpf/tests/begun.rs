@@ -192,6 +192,30 @@ fn where_the_stack_translates_it_begins_everything() {
     });
 }
 
+/// What connection tracking remembers beside (the way that answers take) it cannot be told later.
+#[test]
+fn what_has_a_mark_the_stack_begins_each_time() {
+    staged(|stage| {
+        stage.nft(
+            "add chain inet t back { type filter hook prerouting priority -150; }; \
+             add rule inet t back ct state new meta mark set 0x1000",
+        );
+        for v6 in [false, true] {
+            let listener = server(stage, v6);
+            for _ in 0..5 {
+                end(talk(stage, &listener));
+            }
+            assert_eq!(begun(stage), 0);
+            let mut ends = talk(stage, &listener);
+            let before = stage.packets();
+            for _ in 0..5 {
+                echo(&mut ends);
+            }
+            assert!(stage.packets() > before, "once it is known it is carried as any other");
+        }
+    });
+}
+
 #[test]
 fn only_its_own_link_and_station_begin_or_end_a_connection() {
     staged(|stage| {
