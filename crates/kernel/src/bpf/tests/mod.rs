@@ -380,9 +380,14 @@ fn programs_are_put_back_replaced_and_taken_off() {
         let tally = &fastpath.tally;
         let (mut links, other) = node
             .run(|| {
-                let driver = Fastpath::open_at(Path::new(BPFFS), &Epoch::default(), Sizes::default()).unwrap().driver;
+                let open = |bpffs| {
+                    let mut driver = Fastpath::open_at(Path::new(bpffs), &Epoch::default(), Sizes::default()).unwrap().driver;
+                    driver.leave_new_links_for(Duration::ZERO);
+                    driver
+                };
+                let driver = open(BPFFS);
                 mount("bpf", "/mnt", "bpf", MountFlags::empty(), None).unwrap();
-                (Reconciler::new(driver), Fastpath::open_at(Path::new("/mnt"), &Epoch::default(), Sizes::default()).unwrap().driver)
+                (Reconciler::new(driver), open("/mnt"))
             })
             .unwrap();
         links.want(Delta { set: wanted(), remove: Default::default() });

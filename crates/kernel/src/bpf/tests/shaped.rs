@@ -40,6 +40,10 @@ fn a_link_that_is_limited_is_left_to_the_stack_as_long_as_it_is() {
 #[test]
 fn a_link_with_a_queueing_discipline_at_its_ingress_is_left_to_the_stack() {
     staged(|stage| {
+        if stage.node.run(|| How::of_kernel(1).unwrap()).unwrap() == How::Clsact {
+            eprintln!("skipped: without tcx the place of our programs is where such a discipline would be");
+            return;
+        }
         assert_eq!((look(stage), carried(stage)), (0, 38));
         run(&stage.node, "tc", &["qdisc", "add", "dev", "bwa", "ingress"]);
         assert_eq!((look(stage), carried(stage)), (1, 0), "what the pod sends may be limited");
