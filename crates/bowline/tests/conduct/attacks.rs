@@ -153,16 +153,16 @@ fn cast(lab: &Lab) -> Result<Cast> {
     })
 }
 
-fn of_pod(lab: &Lab, pod: &str, argv: &[&str]) -> Result<Value> {
+pub(super) fn of_pod(lab: &Lab, pod: &str, argv: &[&str]) -> Result<Value> {
     let text = said(&lab.pod(pod, argv)?).with_context(|| argv.join(" "))?;
     Ok(serde_json::from_str(&text)?)
 }
 
-fn station_of(lab: &Lab, pod: &str) -> Result<Mac> {
+pub(super) fn station_of(lab: &Lab, pod: &str) -> Result<Mac> {
     mac(&of_pod(lab, pod, &["ip", "-j", "link", "show", "eth0"])?[0]["address"])
 }
 
-fn mac(text: &Value) -> Result<Mac> {
+pub(super) fn mac(text: &Value) -> Result<Mac> {
     let text = text.as_str().with_context(|| format!("no Ethernet address: {text}"))?;
     let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<u8>, _>>()?;
     bytes.try_into().map_err(|_| anyhow::anyhow!("no Ethernet address: {text}"))
@@ -279,7 +279,12 @@ fn tunnelled(lab: &Lab, cast: &Cast) -> Result<Attack> {
 }
 
 fn metrics(lab: &Lab) -> Result<String> {
-    shell(lab, "n1", "curl -s --max-time 3 http://127.0.0.1:10249/metrics")
+    metrics_of(lab, "n1")
+}
+
+/// The page of a node's metrics.
+pub(super) fn metrics_of(lab: &Lab, node: &str) -> Result<String> {
+    shell(lab, node, "curl -s --max-time 3 http://127.0.0.1:10249/metrics")
 }
 
 /// What the node has counted, by reason.
