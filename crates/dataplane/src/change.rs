@@ -43,6 +43,11 @@ impl Objects {
         self.hooks.push((HookKey(link), side));
     }
 
+    /// A counter that outlives the rules which count on it.
+    pub(crate) fn counter(&mut self, name: impl Into<Arc<str>>) {
+        self.nft.push((NftKey::Counter(name.into()), NftObject::Counter));
+    }
+
     /// A set or map.
     pub(crate) fn set(&mut self, name: impl Into<Arc<str>>, spec: SetSpec) {
         self.nft.push((NftKey::Set(name.into()), NftObject::Set(spec)));

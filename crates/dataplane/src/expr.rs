@@ -354,6 +354,21 @@ impl RuleBuilder {
         self.add(Expr::Counter)
     }
 
+    /// Counts on a counter of the table.
+    pub(crate) fn count_on(self, counter: &Arc<str>) -> Self {
+        self.add(Expr::Count { counter: counter.clone() })
+    }
+
+    /// So many packets a second at most.
+    pub(crate) fn at_most(self, per_second: u64, burst: u32) -> Self {
+        self.add(Expr::Limit { per_second, burst })
+    }
+
+    /// Gives the packet's first bytes to a group of nfnetlink_log.
+    pub(crate) fn log(self, group: u16, prefix: &Arc<str>, snap_bytes: u32) -> Self {
+        self.add(Expr::Log { group, prefix: prefix.clone(), snap_bytes })
+    }
+
     /// Ends with the verdict of the key's element, if there is one.
     pub(crate) fn verdict_of(self, map: &Arc<str>, key: &[Part]) -> Rule {
         self.load(0, key).end(Expr::LookupVerdict { set: map.clone(), key: Reg(0) })
@@ -394,6 +409,11 @@ impl RuleBuilder {
     /// Counts and drops.
     pub(crate) fn drop(self) -> Rule {
         self.counter().end(Expr::Verdict(Verdict::Drop))
+    }
+
+    /// Drops and counts nothing.
+    pub(crate) fn drop_uncounted(self) -> Rule {
+        self.end(Expr::Verdict(Verdict::Drop))
     }
 
     /// Goes back.

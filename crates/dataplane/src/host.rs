@@ -22,6 +22,15 @@ pub struct LinkFacts {
     pub addresses: Vec<IpNet>,
 }
 
+/// How the kernel can tell of denials. What it lacks is left out of the rules, which drop all the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DenialFacts {
+    /// Rules can count on counters of the table.
+    pub counted: bool,
+    /// Rules can limit a rate and give packets to a group of nfnetlink_log.
+    pub logged: bool,
+}
+
 /// The machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostFacts {
@@ -35,6 +44,8 @@ pub struct HostFacts {
     pub socket_hooks: bool,
     /// Programs of ours can be at links.
     pub fast_path: bool,
+    /// How the kernel can tell of what policies deny.
+    pub denials: DenialFacts,
 }
 
 impl HostFacts {

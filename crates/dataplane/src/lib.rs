@@ -23,7 +23,7 @@ use bowline_model::Checked;
 use bowline_model::intent::Intent;
 
 use change::Change;
-pub use host::{HostFacts, LinkFacts};
+pub use host::{DenialFacts, HostFacts, LinkFacts};
 use objects::ObjectDelta;
 
 /// What turns the objects of `old` into those of `new`, on a machine like `host`; all of them if `old` is the empty intent.

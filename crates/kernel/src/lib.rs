@@ -11,6 +11,7 @@ pub mod fake;
 pub mod mounts;
 pub mod netlink;
 pub mod netns;
+pub mod nflog;
 pub mod nft;
 pub mod pod;
 pub mod reconcile;

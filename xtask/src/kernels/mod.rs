@@ -19,8 +19,9 @@ const SERIES: [&str; 2] = ["6.1", "6.12"];
 /// The fast path and the socket hooks, with packets, by the tests of the crate that loads them.
 const UNITS: &[&str] = &["bpf::", "netlink::", "nft::", "conntrack::", "sockdiag::"];
 
-/// The same with an agent: services at the socket, packets that are carried, and nothing left. Not those rows that have to be within a time.
-const ROWS: &[&str] = &["sockets", "loopback", "refused", "kept", "carries", "uninstall-ebpf"];
+/// The same with an agent: services at the socket, and nothing left. Not those rows that have to be within a time, nor
+/// traffic at a rate that an emulated machine has not.
+const ROWS: &[&str] = &["sockets", "loopback", "refused", "kept", "uninstall-ebpf"];
 
 /// How much more patience the tests are to have.
 const SLOW: &str = "BOWLINE_SLOW=10";

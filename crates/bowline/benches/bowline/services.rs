@@ -63,7 +63,7 @@ impl Loaded {
         self.reconciler.wanted().values().fold((0, 0), |(rules, elements), object| match object {
             NftObject::Chain(chain) => (rules + chain.rules.len(), elements),
             NftObject::Element(_) => (rules, elements + 1),
-            NftObject::Set(_) => (rules, elements),
+            NftObject::Set(_) | NftObject::Counter => (rules, elements),
         })
     }
 

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bowline_dataplane::HostFacts;
 use bowline_dataplane::objects::hooks::HookKey;
 use bowline_dataplane::objects::net::NetKey;
 use bowline_dataplane::objects::nft::{NftKey, TableFamily};
 use bowline_dataplane::objects::sockets::SocketKey;
+use bowline_dataplane::{DenialFacts, HostFacts};
 use bowline_kernel::netlink::NetDriver;
 use bowline_kernel::nft::NftDriver;
 use bowline_kernel::reconcile::{Reconciler, SyncMode, SyncReport};
@@ -107,6 +107,8 @@ pub(crate) struct Applier {
     reaper: Reaper,
     host: HostFacts,
     iface: Option<String>,
+    /// How the kernel can tell of denials, as it said at the start.
+    denials: DenialFacts,
     lowering_problems: Vec<Problem>,
     started: Instant,
     applied: watch::Sender<Applied>,
@@ -176,8 +178,10 @@ impl Applier {
         applied: watch::Sender<Applied>,
         ledger: Arc<Ledger>,
     ) -> anyhow::Result<Applier> {
+        let mut nft = NftDriver::open()?;
+        let denials = ask_of_denials(&mut nft);
         Ok(Applier {
-            nft: Reconciler::new(NftDriver::open()?),
+            nft: Reconciler::new(nft),
             arp: Reconciler::new(NftDriver::open_of(TableFamily::Arp)?),
             net: Reconciler::new(NetDriver::open()?),
             sockets,
@@ -187,6 +191,7 @@ impl Applier {
             fastpath,
             host: HostFacts::default(),
             iface,
+            denials,
             lowering_problems: Vec::new(),
             started: Instant::now(),
             applied,
@@ -310,7 +315,7 @@ impl Applier {
         } else {
             self.host.clone()
         };
-        let host = HostFacts { socket_hooks: self.sockets.are_used(), fast_path: self.fastpath.is_used(), ..host };
+        let host = HostFacts { socket_hooks: self.sockets.are_used(), fast_path: self.fastpath.is_used(), denials: self.denials, ..host };
         let lowered = if host == self.host {
             bowline_dataplane::lower(&self.lowered, intent, &host)
         } else {
@@ -407,6 +412,19 @@ impl Applier {
     fn now_ms(&self) -> u64 {
         self.now_us() / 1000
     }
+}
+
+/// How the kernel can tell of denials. What it lacks is said once, and left out of the rules.
+fn ask_of_denials(nft: &mut NftDriver) -> DenialFacts {
+    let facts = nft.denial_facts().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the kernel was asked how it can tell of denials");
+        DenialFacts::default()
+    });
+    let DenialFacts { counted, logged } = facts;
+    if !(counted && logged) {
+        tracing::warn!(counted, logged, "the kernel lacks nft_objref, nft_limit or nfnetlink_log; denials are in force all the same");
+    }
+    facts
 }
 
 /// Whether no pod of this node could do without it: our tunnels, and forwarding.

@@ -8,6 +8,7 @@ mod apply;
 mod attachments;
 mod cni_server;
 mod config;
+pub(crate) mod denials;
 #[cfg(test)]
 mod deployed;
 pub(crate) mod explain;
@@ -102,6 +103,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         status_socket.set_nonblocking(true)?;
         status_socket
     })?));
+    denials::Telling { worlds: worlds.clone(), applied: teller.applied.clone() }.start(stop.clone())?;
     let explaining = explain::Explaining { node: config.node_name.clone(), worlds, applied: teller.applied.clone() };
     tokio::spawn(explaining.serve(explain::listen(&config.run_dir)?));
     serve_names(&config, names, &stop, &tasks)?;

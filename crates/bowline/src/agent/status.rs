@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::apply::Applied;
 use super::config::ServiceMode;
+use super::denials::{self, Denied};
 use super::guard;
 use super::network::Network;
 use super::turn::{Counts, Published};
@@ -58,6 +59,9 @@ pub(crate) struct NodeStatus {
     /// Packets dropped at pods' links, by reason; reasons without any are left out.
     #[serde(default)]
     pub(crate) dropped_at_pods: BTreeMap<String, u64>,
+    /// What policies deny most, in packets.
+    #[serde(default)]
+    pub(crate) denied: Vec<Denied>,
     /// What the cluster holds.
     pub(crate) cluster: Counts,
     /// What someone must act on.
@@ -184,6 +188,7 @@ impl Teller {
             last_us: applied.last_us,
             age_secs: self.started.elapsed().as_secs(),
             dropped_at_pods: guard::dropped().into_iter().filter(|(_, n)| *n > 0).map(|(why, n)| (why.word().into(), n)).collect(),
+            denied: denials::most_denied(&applied.intent.policy),
             cluster: published.counts,
             problems,
             warnings: self.warnings.iter().chain(applied.notices.iter()).cloned().collect(),

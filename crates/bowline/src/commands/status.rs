@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::agents::{self, Agents};
 use super::output::{self, Format, Mark};
+use crate::agent::denials::Denied;
 use crate::agent::status::{self, NodeStatus};
 
 /// Flags of `bowline status`.
@@ -109,6 +110,11 @@ fn render(status: &Status) -> String {
     for node in status.nodes.iter().filter(|node| !node.dropped_at_pods.is_empty()) {
         let counts: Vec<String> = node.dropped_at_pods.iter().map(|(reason, packets)| format!("{reason} {packets}")).collect();
         text.push_str(&format!("Dropped at pods' links of {}: {}\n", node.node, counts.join(", ")));
+    }
+    for (node, denied) in status.nodes.iter().flat_map(|n| n.denied.iter().map(|denied| (n.node.as_str(), denied))) {
+        let Denied { policy, direction, reason, packets } = denied;
+        let by = if policy.is_empty() { String::new() } else { format!(" by {policy}") };
+        text.push_str(&format!("Denied at {node}: {packets} packets, {direction}{by} ({reason})\n"));
     }
     for node in &status.silent {
         text.push_str(&format!(

@@ -261,7 +261,12 @@ fn tunnelled(lab: &Lab, cast: &Cast) -> Result<Attack> {
 }
 
 fn metrics(lab: &Lab) -> Result<String> {
-    shell(lab, "n1", "curl -s --max-time 3 http://127.0.0.1:10249/metrics")
+    metrics_of(lab, "n1")
+}
+
+/// The page of a node's metrics.
+pub(super) fn metrics_of(lab: &Lab, node: &str) -> Result<String> {
+    shell(lab, node, "curl -s --max-time 3 http://127.0.0.1:10249/metrics")
 }
 
 /// What the node has counted, by reason.

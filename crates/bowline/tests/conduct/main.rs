@@ -1,5 +1,5 @@
 //! The agent's conduct on a node: others' objects untouched, its own repaired, connections cut when they are no longer allowed, forged
-//! packets of pods dropped and counted, datagrams moved when their endpoint goes, explanations that say what packets do, kube-proxy's outer conduct, and nothing left after `bowline
+//! packets of pods dropped and counted, what policies deny told and counted, datagrams moved when their endpoint goes, explanations that say what packets do, kube-proxy's outer conduct, and nothing left after `bowline
 //! uninstall`.
 //!
 //! Words select checks by name; `--long` is taken and changes nothing here.
@@ -13,6 +13,7 @@ mod bound;
 #[path = "../common/mod.rs"]
 mod common;
 mod cut;
+mod denials;
 mod drains;
 mod explain;
 mod fastpath;
@@ -38,6 +39,7 @@ const ROWS: &[Row] = &[
     Row { name: "tiers", title: "ClusterNetworkPolicies decide, and cut", check: tiers::decide },
     Row { name: "explain", title: "explain says what packets do", check: explain::says_what_packets_do },
     Row { name: "attacks", title: "what no pod may send ends at its link", check: attacks::end_at_the_link },
+    Row { name: "denials", title: "what policies deny is told and counted", check: denials::told_and_counted },
     Row { name: "moves", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
     Row { name: "returns", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },
     Row { name: "drains", title: "connections live as long as their pod", check: drains::old_connections_live_on },
@@ -59,6 +61,7 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "refused", title: "no endpoint is refused at the socket", check: sockets::refused },
     Row { name: "tiers-ebpf", title: "ClusterNetworkPolicies decide, and cut", check: tiers::decide },
     Row { name: "explain-ebpf", title: "explain says what packets do", check: explain::says_what_packets_do },
+    Row { name: "denials-ebpf", title: "what policies deny is told and counted", check: denials::told_and_counted },
     Row { name: "kept", title: "a socket keeps its endpoint", check: sockets::kept },
     Row { name: "moves-ebpf", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },
     Row { name: "returns-ebpf", title: "datagrams return with the last endpoint", check: moves::when_the_last_returns },

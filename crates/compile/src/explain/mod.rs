@@ -15,6 +15,7 @@ mod view;
 mod way;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bowline_model::{Dual, Family, NodeName, Problem};
@@ -33,6 +34,11 @@ pub use told::{EndTold, Entry, Explanation, Hop, Outcome, Path, PolicyTold, Seen
 
 /// More paths than these are not explained, but counted.
 pub const PATHS_MAX: usize = 100;
+
+/// What people call who is at an address: a pod by namespace and name, a node by its name, else the address.
+pub fn who(world: &World, ip: IpAddr) -> String {
+    ends::place_at(world, ip).name
+}
 
 /// Answers questions about one world.
 #[derive(Debug)]

@@ -153,7 +153,9 @@ fn step(table: &mut Table, expression: &Expr, packet: &mut Packet, registers: &m
         Expr::RejectReset => return Ok(Step::End(End::Drop)),
         Expr::RejectPort => return Ok(Step::End(End::Unreachable)),
         Expr::Notrack => packet.connection.state = 64,
-        Expr::Counter => {}
+        Expr::Count { counter } if !table.counters.contains(counter) => return Err(format!("counter {counter} is not there")),
+        // Of what is only told, everything is: a rule that decides has no limit (`faults`).
+        Expr::Counter | Expr::Count { .. } | Expr::Limit { .. } | Expr::Log { .. } => {}
     }
     Ok(Step::Next)
 }

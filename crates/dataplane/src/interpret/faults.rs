@@ -25,7 +25,7 @@ pub(super) fn all(table: &Table) -> Vec<Fault> {
             walk(table, name, base.kind, base.hook, 0, &mut seen, &mut faults);
         }
     }
-    for name in table.chains.keys().chain(table.sets.keys()).filter(|name| !is_name(name)) {
+    for name in table.chains.keys().chain(table.sets.keys()).chain(&table.counters).filter(|name| !is_name(name)) {
         faults.insert(Fault { chain: name.clone(), what: "cannot be a name".to_owned() });
     }
     for (name, set) in &table.sets {
@@ -77,8 +77,18 @@ fn rule_faults(table: &Table, rule: &Rule) -> Vec<String> {
     if rule.comment.as_ref().is_some_and(|comment| comment.len() > 120) {
         faults.push("a comment is too long".to_owned());
     }
+    let limited = rule.expressions.iter().any(|e| matches!(e, Expr::Limit { .. }));
+    if limited && rule.expressions.iter().any(decides) {
+        faults.push("a rule with a limit decides: what is above it would be judged otherwise".to_owned());
+    }
     let mut filled = [false; 64];
     for expression in &rule.expressions {
+        match expression {
+            Expr::Count { counter } if !table.counters.contains(counter) => faults.push(format!("counter {counter} is not there")),
+            Expr::Log { prefix, .. } if prefix.len() > 127 => faults.push("a prefix is too long".to_owned()),
+            Expr::Limit { per_second: 0, .. } => faults.push("a limit lets nothing through".to_owned()),
+            _ => {}
+        }
         let set = set_of(expression).map(|name| table.sets.get(name).ok_or(name));
         let set = match set {
             Some(Err(name)) => {
@@ -110,6 +120,13 @@ fn rule_faults(table: &Table, rule: &Rule) -> Vec<String> {
         faults.extend(wrong.map(str::to_owned));
     }
     faults
+}
+
+/// Whether an expression says what becomes of the packet, or changes it.
+fn decides(expression: &Expr) -> bool {
+    let ends = matches!(expression, Expr::Verdict(_) | Expr::LookupVerdict { .. } | Expr::RejectReset | Expr::RejectPort);
+    let translates = matches!(expression, Expr::Dnat { .. } | Expr::Snat { .. } | Expr::Masquerade { .. });
+    ends || translates || matches!(expression, Expr::MetaSetMark { .. } | Expr::CtSetMark { .. } | Expr::Notrack)
 }
 
 fn set_of(expression: &Expr) -> Option<&Arc<str>> {

@@ -14,7 +14,7 @@ mod packet;
 pub mod sockets;
 mod way;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ pub use way::{LeadsTo, through};
 /// The table with all that is in it.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
+    counters: BTreeSet<Arc<str>>,
     sets: BTreeMap<Arc<str>, Set>,
     chains: BTreeMap<Arc<str>, Arc<ChainSpec>>,
     now_ms: u64,
@@ -98,6 +99,9 @@ impl Table {
         let mut table = Table::default();
         for (key, object) in objects {
             match (key, object) {
+                (NftKey::Counter(name), NftObject::Counter) => {
+                    table.counters.insert(name.clone());
+                }
                 (NftKey::Set(name), NftObject::Set(spec)) => {
                     let set = Set { spec: spec.clone(), elements: BTreeMap::new(), dynamic: BTreeMap::new() };
                     table.sets.insert(name.clone(), set);
@@ -110,7 +114,7 @@ impl Table {
                         set.elements.insert(key.clone(), spec.clone());
                     }
                 }
-                (NftKey::Set(_) | NftKey::Chain(_) | NftKey::Element { .. }, _) => {}
+                (NftKey::Counter(_) | NftKey::Set(_) | NftKey::Chain(_) | NftKey::Element { .. }, _) => {}
             }
         }
         table

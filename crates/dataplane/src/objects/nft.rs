@@ -23,6 +23,8 @@ pub enum TableFamily {
 /// What identifies an object of a table. The order is the order of making; removal goes the other way round.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NftKey {
+    /// A counter that rules share, by name. What it has counted is the kernel's: it goes on whatever becomes of the rules.
+    Counter(Arc<str>),
     /// A set or map by name.
     Set(Arc<str>),
     /// A chain with all its rules, by name.
@@ -39,6 +41,8 @@ pub enum NftKey {
 /// What the object must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NftObject {
+    /// A counter.
+    Counter,
     /// A set or map.
     Set(SetSpec),
     /// A chain.
@@ -377,6 +381,27 @@ pub enum Expr {
     RejectPort,
     /// Counts packets and bytes; the values are the kernel's.
     Counter,
+    /// Counts on a counter of the table, which outlives the rule.
+    Count {
+        /// The counter's name.
+        counter: Arc<str>,
+    },
+    /// Goes on with so many packets a second at most; a rule that has it must decide nothing.
+    Limit {
+        /// Packets a second.
+        per_second: u64,
+        /// Packets that may come at once.
+        burst: u32,
+    },
+    /// Gives the beginning of the packet to whoever listens to a group of nfnetlink_log, and goes on; nobody need listen.
+    Log {
+        /// The group.
+        group: u16,
+        /// What it is given with, at most 127 bytes.
+        prefix: Arc<str>,
+        /// Bytes of the packet, from the IP header on.
+        snap_bytes: u32,
+    },
     /// Leaves the connection untracked.
     Notrack,
 }

@@ -42,6 +42,7 @@ pub(super) fn host(names: &[String], node: &str, address: &dyn Fn(&str, Family) 
         peer_macs: peers.map(macs).collect(),
         socket_hooks: false,
         fast_path: false,
+        denials: crate::DenialFacts { counted: true, logged: true },
     }
 }
 

@@ -99,6 +99,7 @@ pub(super) fn host() -> HostFacts {
         peer_macs: [("n2".into(), macs(2)), ("n3".into(), macs(3))].into(),
         socket_hooks: false,
         fast_path: false,
+        denials: crate::DenialFacts { counted: true, logged: true },
     }
 }
 

@@ -126,7 +126,7 @@ proptest! {
         let objects = full(&intent(&bytes)).1;
         prop_assert_eq!(Table::from_objects(&objects).faults(), []);
         for key in objects.keys() {
-            let (NftKey::Set(name) | NftKey::Chain(name) | NftKey::Element { set: name, .. }) = key;
+            let (NftKey::Counter(name) | NftKey::Set(name) | NftKey::Chain(name) | NftKey::Element { set: name, .. }) = key;
             prop_assert!(name.len() < 200);
             if let NftKey::Element { set, .. } = key {
                 prop_assert!(objects.contains_key(&NftKey::Set(set.clone())), "an element of no set: {}", set);

@@ -15,6 +15,7 @@ pub(super) fn nft(objects: &BTreeMap<NftKey, NftObject>) -> String {
     let mut fields = BTreeMap::new();
     for (key, object) in objects {
         let _ = match (key, object) {
+            (NftKey::Counter(name), NftObject::Counter) => writeln!(out, "counter {name}"),
             (NftKey::Set(name), NftObject::Set(spec)) => {
                 fields.insert(name.clone(), (spec.key.clone(), spec.data.clone()));
                 let interval = if spec.interval { " interval" } else { "" };
@@ -107,6 +108,9 @@ fn expression(expression: &Expr) -> String {
         Expr::RejectReset => "reject reset".to_owned(),
         Expr::RejectPort => "reject port".to_owned(),
         Expr::Counter => "counter".to_owned(),
+        Expr::Count { counter } => format!("counter {counter}"),
+        Expr::Limit { per_second, burst } => format!("limit {per_second}/s burst {burst}"),
+        Expr::Log { group, prefix, snap_bytes } => format!("log group {group} {prefix} {snap_bytes} bytes"),
         Expr::Notrack => "notrack".to_owned(),
     }
 }

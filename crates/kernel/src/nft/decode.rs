@@ -45,6 +45,16 @@ fn set_spec(attrs: Attrs<'_>) -> Option<SetSpec> {
     as_sent.then_some(spec)
 }
 
+/// Name of a counter, and the packets that it has counted.
+pub(super) fn counter(message: &Received<'_>) -> Option<(Arc<str>, u64)> {
+    let attrs = message.attrs(FAMILY_HEADER_BYTES);
+    if attrs.text(uapi::NFTA_OBJ_TABLE)? != TABLE || attrs.be32(uapi::NFTA_OBJ_TYPE)? != uapi::NFT_OBJECT_COUNTER {
+        return None;
+    }
+    let packets = be64(attrs.nested(uapi::NFTA_OBJ_DATA), uapi::NFTA_COUNTER_PACKETS)?;
+    Some((attrs.text(uapi::NFTA_OBJ_NAME)?.into(), packets))
+}
+
 /// Name and hook of a chain.
 pub(super) fn chain(message: &Received<'_>) -> Option<(Arc<str>, SeenBase)> {
     let attrs = message.attrs(FAMILY_HEADER_BYTES);

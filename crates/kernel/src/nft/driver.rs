@@ -29,7 +29,7 @@ const ATTEMPTS: u32 = 64;
 /// Reads and writes a table `bowline` of one network namespace: that of the family `inet`, or that of `arp`.
 #[derive(Debug)]
 pub struct NftDriver {
-    socket: NftSocket,
+    pub(super) socket: NftSocket,
     /// What is there; none if it must be read first.
     known: Option<Known>,
     pub(super) part_elements: usize,
@@ -38,6 +38,8 @@ pub struct NftDriver {
 /// An object of the table as it was read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NftSeen {
+    /// A counter.
+    Counter,
     /// A set; none if its shape is not one that we could have made.
     Set(Option<SetSpec>),
     /// A chain.
@@ -166,6 +168,14 @@ impl NftDriver {
         Ok(rules.iter().enumerate().filter_map(counter).collect())
     }
 
+    /// Packets that each counter of the table has counted, by its name: one dump of the counters and nothing else.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub fn counted(&mut self) -> Result<BTreeMap<Arc<str>, u64>, NftError> {
+        read::counters(&mut self.socket)
+    }
+
     /// Brings work about as far as the kernel lets it.
     fn settle<'a>(&mut self, mut work: Work<'a>, outcome: &mut Outcome<'a>) {
         let mut isolated = HashSet::new();
@@ -248,10 +258,12 @@ impl NftDriver {
 
     pub(super) fn read_all(&mut self, wanted: &BTreeMap<NftKey, NftObject>) -> Result<BTreeMap<NftKey, NftSeen>, NftError> {
         self.known = None;
-        let mut known = Known { chains: read::chains(&mut self.socket)?, ..Known::default() };
+        let counters = read::counters(&mut self.socket)?.into_keys().collect();
+        let mut known = Known { counters, chains: read::chains(&mut self.socket)?, ..Known::default() };
         let mut seen = BTreeMap::new();
         // Keys that are wanted are shared with those who want them: the cluster's elements are many.
         let shared = |key: NftKey| wanted.get_key_value(&key).map_or(key, |(key, _)| key.clone());
+        seen.extend(known.counters.iter().map(|name| (shared(NftKey::Counter(name.clone())), NftSeen::Counter)));
         let mut rules: HashMap<Arc<str>, Vec<Option<u64>>> = HashMap::new();
         for rule in read::rules(&mut self.socket, None)? {
             let fingerprint = rule.fingerprint();
@@ -298,6 +310,7 @@ impl Driver for NftDriver {
 
     fn same(seen: &NftSeen, want: &NftObject) -> bool {
         match (seen, want) {
+            (NftSeen::Counter, NftObject::Counter) => true,
             (NftSeen::Set(Some(seen)), NftObject::Set(want)) => shape::same(seen, want),
             (NftSeen::Chain { base, rules }, NftObject::Chain(want)) => {
                 base.is(want.base.as_ref())
@@ -307,7 +320,7 @@ impl Driver for NftDriver {
             (NftSeen::Element { spec, lone }, NftObject::Element(want)) => {
                 spec.data == want.data && (spec.end == want.end || (*lone && want.end.is_none()))
             }
-            (NftSeen::Set(_) | NftSeen::Chain { .. } | NftSeen::Element { .. }, _) => false,
+            (NftSeen::Counter | NftSeen::Set(_) | NftSeen::Chain { .. } | NftSeen::Element { .. }, _) => false,
         }
     }
 
@@ -355,7 +368,7 @@ impl Refusal<'_> {
         };
         match key {
             NftKey::Set(set) | NftKey::Element { set, .. } => Some(set.clone()),
-            NftKey::Chain(_) => None,
+            NftKey::Counter(_) | NftKey::Chain(_) => None,
         }
     }
 
@@ -378,6 +391,7 @@ fn refusals<'a>(batch: &Batch<'a>, errors: Vec<KernelReply>) -> Vec<Refusal<'a>>
         let owner = batch.owner(reply.sequence).cloned().unwrap_or(Owner::Batch);
         let operation = match &owner {
             Owner::Batch => "take a transaction",
+            Owner::Object(NftKey::Counter(_)) => "change a counter",
             Owner::Object(NftKey::Set(_)) => "change a set",
             Owner::Object(NftKey::Chain(_)) => "change a chain",
             Owner::Object(NftKey::Element { .. }) | Owner::Elements(_) => "change an element",

@@ -59,6 +59,30 @@ pub(super) fn new_set(w: &mut Writer, sequence: u32, name: &Arc<str>, spec: &Set
     Ok(())
 }
 
+/// Creates a counter that has counted nothing.
+pub(super) fn new_counter(w: &mut Writer, sequence: u32, name: &Arc<str>) -> Result<(), EncodeError> {
+    check_name(name)?;
+    w.nft(msg::NEWOBJ, uapi::NLM_F_CREATE, sequence, |w| {
+        counter_named(w, name);
+        w.nest(uapi::NFTA_OBJ_DATA, |w| {
+            w.be64(uapi::NFTA_COUNTER_BYTES, 0);
+            w.be64(uapi::NFTA_COUNTER_PACKETS, 0);
+        });
+    });
+    Ok(())
+}
+
+/// Removes a counter; no rule may count on it.
+pub(super) fn delete_counter(w: &mut Writer, sequence: u32, name: &str) {
+    w.nft(msg::DELOBJ, 0, sequence, |w| counter_named(w, name));
+}
+
+fn counter_named(w: &mut Writer, name: &str) {
+    w.text(uapi::NFTA_OBJ_TABLE, TABLE);
+    w.text(uapi::NFTA_OBJ_NAME, name);
+    w.be32(uapi::NFTA_OBJ_TYPE, uapi::NFT_OBJECT_COUNTER);
+}
+
 /// Removes a set with its elements.
 pub(super) fn delete_set(w: &mut Writer, sequence: u32, name: &str) {
     w.nft(msg::DELSET, 0, sequence, |w| {

@@ -70,6 +70,12 @@ pub enum EncodeError {
         /// Its length.
         bytes: usize,
     },
+    /// A prefix of what is logged of more than 127 bytes.
+    #[error("the prefix of what is logged has {bytes} bytes, 127 is the most")]
+    Prefix {
+        /// Its length.
+        bytes: usize,
+    },
     /// A random number below 0 was asked for.
     #[error("a random number needs a modulus of at least 1")]
     Modulus,

@@ -14,6 +14,8 @@ use super::wire::Writer;
 const RULE_BYTES_MAX: usize = 60_000;
 /// Most bytes of a comment.
 const COMMENT_BYTES_MAX: usize = 120;
+/// Most bytes of a log's prefix (`NF_LOG_PREFIXLEN` has one for its end).
+const PREFIX_BYTES_MAX: usize = 127;
 /// Type of the comment in a rule's user data, as `nft` has it.
 pub(super) const UDATA_COMMENT: u8 = 0;
 /// Type of the fingerprint in a rule's user data: ours.
@@ -156,8 +158,38 @@ fn encode_expression(w: &mut Writer, expression: &Expr) -> Result<(), EncodeErro
             w.be64(uapi::NFTA_COUNTER_BYTES, 0);
             w.be64(uapi::NFTA_COUNTER_PACKETS, 0);
         }),
+        Expr::Count { counter } => count(w, counter),
+        Expr::Limit { per_second, burst } => limit(w, *per_second, *burst),
+        Expr::Log { group, prefix, snap_bytes } => log(w, *group, prefix, *snap_bytes),
         Expr::Notrack => action(w, "notrack", |_| {}),
     }
+}
+
+fn count(w: &mut Writer, counter: &str) -> Result<(), EncodeError> {
+    action(w, "objref", |w| {
+        w.be32(uapi::NFTA_OBJREF_IMM_TYPE, uapi::NFT_OBJECT_COUNTER);
+        w.text(uapi::NFTA_OBJREF_IMM_NAME, counter);
+    })
+}
+
+fn limit(w: &mut Writer, per_second: u64, burst: u32) -> Result<(), EncodeError> {
+    action(w, "limit", |w| {
+        w.be64(uapi::NFTA_LIMIT_RATE, per_second);
+        w.be64(uapi::NFTA_LIMIT_UNIT, 1);
+        w.be32(uapi::NFTA_LIMIT_BURST, burst);
+        w.be32(uapi::NFTA_LIMIT_TYPE, uapi::NFT_LIMIT_PKTS);
+    })
+}
+
+fn log(w: &mut Writer, group: u16, prefix: &str, snap_bytes: u32) -> Result<(), EncodeError> {
+    if prefix.len() > PREFIX_BYTES_MAX {
+        return Err(EncodeError::Prefix { bytes: prefix.len() });
+    }
+    action(w, "log", |w| {
+        w.attr(uapi::NFTA_LOG_GROUP, &group.to_be_bytes());
+        w.text(uapi::NFTA_LOG_PREFIX, prefix);
+        w.be32(uapi::NFTA_LOG_SNAPLEN, snap_bytes);
+    })
 }
 
 fn range(w: &mut Writer, invert: bool, from: Reg, low: &[u8], high: &[u8]) -> Result<(), EncodeError> {

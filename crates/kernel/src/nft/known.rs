@@ -4,7 +4,7 @@
 //! keeps no more than a hash, since the data is not needed to replace them; of intervals the end, since the kernel wants it on removal.
 
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -15,9 +15,10 @@ use super::plan::{Changes, Work};
 use super::rebuild::Rebuild;
 use super::shape;
 
-/// The sets and chains of our table.
+/// The counters, sets and chains of our table.
 #[derive(Debug, Default)]
 pub(super) struct Known {
+    pub(super) counters: BTreeSet<Arc<str>>,
     pub(super) sets: BTreeMap<Arc<str>, KnownSet>,
     pub(super) chains: BTreeMap<Arc<str>, SeenBase>,
     /// Random in each process, so that nobody can choose keys that collide.
@@ -103,6 +104,7 @@ impl Known {
     pub(super) fn commit(&mut self, work: &Work<'_>, changes: &Changes<'_>, rebuild: &Rebuild<'_>) {
         for key in &work.remove {
             match key {
+                NftKey::Counter(name) => drop(self.counters.remove(name)),
                 NftKey::Set(name) => drop(self.sets.remove(name)),
                 NftKey::Chain(name) => drop(self.chains.remove(name)),
                 NftKey::Element { set, key } => {
@@ -114,6 +116,7 @@ impl Known {
         }
         for (key, object) in &work.set {
             match (key, object) {
+                (NftKey::Counter(name), NftObject::Counter) => drop(self.counters.insert(name.clone())),
                 (NftKey::Set(name), NftObject::Set(spec)) => {
                     if changes.remade_sets.contains_key(name) || !self.sets.contains_key(name) {
                         let elements = KnownElements::of(Some(spec));
@@ -124,7 +127,7 @@ impl Known {
                     self.chains.insert(name.clone(), chain.base.map_or(SeenBase::Regular, SeenBase::Base));
                 }
                 (NftKey::Element { set, key }, NftObject::Element(element)) => self.insert(set, key, element.end.as_ref()),
-                (NftKey::Set(_) | NftKey::Chain(_) | NftKey::Element { .. }, _) => {}
+                (NftKey::Counter(_) | NftKey::Set(_) | NftKey::Chain(_) | NftKey::Element { .. }, _) => {}
             }
         }
         for (set, elements) in &rebuild.elements {

@@ -11,6 +11,7 @@ mod error;
 mod expr;
 mod known;
 mod plan;
+mod probe;
 mod read;
 mod rebuild;
 mod shape;

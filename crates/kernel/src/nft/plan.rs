@@ -58,7 +58,7 @@ impl<'a> Work<'a> {
             let (key, object) = work.set.get_key_value(&NftKey::Set(set.clone()))?;
             match object {
                 NftObject::Set(spec) if spec.data != SetData::Verdict && !known.sets.contains_key(set) => Some((*key, *object)),
-                NftObject::Set(_) | NftObject::Chain(_) | NftObject::Element(_) => None,
+                NftObject::Counter | NftObject::Set(_) | NftObject::Chain(_) | NftObject::Element(_) => None,
             }
         };
         let mut elements = Vec::new();
@@ -113,7 +113,7 @@ impl<'a> Changes<'a> {
                         changes.remade_chains.insert(name);
                     }
                 }
-                (NftKey::Set(_) | NftKey::Chain(_) | NftKey::Element { .. }, _) => {}
+                (NftKey::Counter(_) | NftKey::Set(_) | NftKey::Chain(_) | NftKey::Element { .. }, _) => {}
             }
         }
         changes
@@ -206,6 +206,7 @@ pub(super) fn build<'a>(
     b.remove_rules();
     b.remove_elements();
     b.remove_sets_and_chains();
+    b.change_counters();
     b.add_sets_and_chains();
     b.add_elements();
     b.add_rules();
@@ -288,6 +289,19 @@ impl<'a, 'k> Builder<'a, 'k> {
         }
     }
 
+    /// A counter that is there goes on counting; one that goes is named by no rule any more, and by none yet.
+    fn change_counters(&mut self) {
+        let (work, known) = (self.work, self.known);
+        for key in work.keys() {
+            let NftKey::Counter(name) = key else { continue };
+            match (work.remove.contains(key), known.counters.contains(name)) {
+                (true, true) => self.message(Owner::Object(key), |w, sequence| encode::delete_counter(w, sequence, name)),
+                (false, false) => self.try_message(key, |w, sequence| encode::new_counter(w, sequence, name)),
+                (true, false) | (false, true) => {}
+            }
+        }
+    }
+
     fn add_sets_and_chains(&mut self) {
         let (work, known, changes) = (self.work, self.known, self.changes);
         for (key, object) in &work.set {
@@ -303,8 +317,8 @@ impl<'a, 'k> Builder<'a, 'k> {
                         self.try_message(key, |w, sequence| encode::new_chain(w, sequence, name, chain.base.as_ref()));
                     }
                 }
-                (NftKey::Element { .. }, NftObject::Element(_)) => {}
-                (NftKey::Set(_) | NftKey::Chain(_) | NftKey::Element { .. }, _) => {
+                (NftKey::Counter(_), NftObject::Counter) | (NftKey::Element { .. }, NftObject::Element(_)) => {}
+                (NftKey::Counter(_) | NftKey::Set(_) | NftKey::Chain(_) | NftKey::Element { .. }, _) => {
                     self.batch.errors.push((key, EncodeError::Kind));
                 }
             }
@@ -337,7 +351,7 @@ impl<'a, 'k> Builder<'a, 'k> {
     fn spec(&self, set: &Arc<str>) -> Option<&'k SetSpec> {
         match self.work.set.get(&NftKey::Set(set.clone())) {
             Some(NftObject::Set(spec)) => Some(spec),
-            Some(NftObject::Chain(_) | NftObject::Element(_)) | None => self.known.spec(set),
+            Some(NftObject::Counter | NftObject::Chain(_) | NftObject::Element(_)) | None => self.known.spec(set),
         }
     }
 
@@ -350,7 +364,7 @@ impl<'a, 'k> Builder<'a, 'k> {
                     (NftKey::Chain(name), NftObject::Chain(chain)) if chain.base.is_some() == base => {
                         self.add_rules_of(key, name, &chain.rules);
                     }
-                    (NftKey::Set(_) | NftKey::Chain(_) | NftKey::Element { .. }, _) => {}
+                    (NftKey::Counter(_) | NftKey::Set(_) | NftKey::Chain(_) | NftKey::Element { .. }, _) => {}
                 }
             }
         }

@@ -20,6 +20,16 @@ pub(super) fn table(socket: &mut NftSocket) -> Result<Option<u32>, NftError> {
     Ok(tables.first().copied())
 }
 
+/// The counters of the table with the packets that they have counted. A kernel that has none knows no such objects.
+pub(super) fn counters(socket: &mut NftSocket) -> Result<BTreeMap<Arc<str>, u64>, NftError> {
+    let filter = |w: &mut super::wire::Writer| {
+        w.text(uapi::NFTA_OBJ_TABLE, TABLE);
+        w.be32(uapi::NFTA_OBJ_TYPE, uapi::NFT_OBJECT_COUNTER);
+    };
+    let counters = socket.dump("list counters", msg::GETOBJ, filter, decode::counter)?;
+    Ok(counters.into_iter().collect())
+}
+
 /// The sets; without a shape those that we cannot have made.
 pub(super) fn sets(socket: &mut NftSocket) -> Result<BTreeMap<Arc<str>, Option<SetSpec>>, NftError> {
     let sets = socket.dump("list sets", msg::GETSET, |w| w.text(uapi::NFTA_SET_TABLE, TABLE), decode::set)?;
@@ -59,7 +69,8 @@ pub(super) fn elements(socket: &mut NftSocket, set: &str, spec: &SetSpec) -> Res
 /// What is in the kernel, as far as changes need it. Elements are read but for the sets that are in `old` with the same shape and not among
 /// `doubted`: those are taken over.
 pub(super) fn known(socket: &mut NftSocket, mut old: Known, doubted: &HashSet<Arc<str>>) -> Result<Known, NftError> {
-    let mut known = Known { chains: chains(socket)?, ..Known::default() };
+    let counters = counters(socket)?.into_keys().collect();
+    let mut known = Known { counters, chains: chains(socket)?, ..Known::default() };
     for (name, spec) in sets(socket)? {
         let kept = old.sets.remove(&name).filter(|set| set.spec == spec && !doubted.contains(&name));
         if let Some(kept) = kept {

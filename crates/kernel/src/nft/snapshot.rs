@@ -39,12 +39,12 @@ impl NftDriver {
             match (&key, object(seen, &known)) {
                 (_, Some(object)) => drop(snapshot.objects.insert(key, object)),
                 (NftKey::Chain(name), None) => snapshot.strange.push(name.clone()),
-                (NftKey::Set(_) | NftKey::Element { .. }, None) => {}
+                (NftKey::Counter(_) | NftKey::Set(_) | NftKey::Element { .. }, None) => {}
             }
         }
         let regular = |name: &Arc<str>| match wanted.get(&NftKey::Chain(name.clone())) {
             Some(NftObject::Chain(chain)) => chain.base.is_none(),
-            Some(NftObject::Set(_) | NftObject::Element(_)) | None => false,
+            Some(NftObject::Counter | NftObject::Set(_) | NftObject::Element(_)) | None => false,
         };
         snapshot.strange.retain(|name| !regular(name));
         Ok(snapshot)
@@ -53,6 +53,7 @@ impl NftDriver {
 
 fn object(seen: NftSeen, known: &HashMap<u64, &Rule>) -> Option<NftObject> {
     match seen {
+        NftSeen::Counter => Some(NftObject::Counter),
         NftSeen::Set(spec) => spec.map(NftObject::Set),
         NftSeen::Element { spec, .. } => Some(NftObject::Element(spec)),
         NftSeen::Chain { base, rules } => {

@@ -57,6 +57,9 @@ pub(super) mod msg {
     pub(in super::super) const NEWSETELEM: u16 = 12;
     pub(in super::super) const GETSETELEM: u16 = 13;
     pub(in super::super) const DELSETELEM: u16 = 14;
+    pub(in super::super) const NEWOBJ: u16 = 18;
+    pub(in super::super) const GETOBJ: u16 = 19;
+    pub(in super::super) const DELOBJ: u16 = 20;
 }
 
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
@@ -122,6 +125,22 @@ pub(super) const NFT_REG_VERDICT: u32 = 0;
 
 pub(super) const NFTA_COUNTER_BYTES: u16 = 1;
 pub(super) const NFTA_COUNTER_PACKETS: u16 = 2;
+pub(super) const NFTA_OBJ_TABLE: u16 = 1;
+pub(super) const NFTA_OBJ_NAME: u16 = 2;
+pub(super) const NFTA_OBJ_TYPE: u16 = 3;
+pub(super) const NFTA_OBJ_DATA: u16 = 4;
+/// Type of an object that counts.
+pub(super) const NFT_OBJECT_COUNTER: u32 = 1;
+pub(super) const NFTA_OBJREF_IMM_TYPE: u16 = 1;
+pub(super) const NFTA_OBJREF_IMM_NAME: u16 = 2;
+pub(super) const NFTA_LIMIT_RATE: u16 = 1;
+pub(super) const NFTA_LIMIT_UNIT: u16 = 2;
+pub(super) const NFTA_LIMIT_BURST: u16 = 3;
+pub(super) const NFTA_LIMIT_TYPE: u16 = 4;
+pub(super) const NFT_LIMIT_PKTS: u32 = 0;
+pub(super) const NFTA_LOG_GROUP: u16 = 1;
+pub(super) const NFTA_LOG_PREFIX: u16 = 2;
+pub(super) const NFTA_LOG_SNAPLEN: u16 = 3;
 pub(super) const NFTA_LOOKUP_SET: u16 = 1;
 pub(super) const NFTA_LOOKUP_SREG: u16 = 2;
 pub(super) const NFTA_LOOKUP_DREG: u16 = 3;

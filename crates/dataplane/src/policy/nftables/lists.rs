@@ -3,23 +3,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bowline_model::PolicyName;
 use bowline_model::intent::policy::{Direction, PodPolicy, PodSide, PolicyIntent, Tier};
 
+use super::denied::Denial;
 use super::{BEGINS_WITH_SYN, OPEN, OPEN_TO_SYN, rules, tiers};
 use crate::change::{Change, Objects};
 use crate::expr::rule;
+use crate::host::DenialFacts;
 
 /// Lowers the lists. There are no more of them than pods on the node, so all are made anew when a pod's or a policy's existence changes.
-pub(super) fn lower(old: &PolicyIntent, new: &PolicyIntent, change: &mut Change) {
+pub(super) fn lower(old: &PolicyIntent, new: &PolicyIntent, denials: DenialFacts, change: &mut Change) {
     if old.pods.ptr_eq(&new.pods) && old.rules.ptr_eq(&new.rules) && old.tiers.ptr_eq(&new.tiers) {
         return;
     }
-    all(old, &mut change.old);
-    all(new, &mut change.new);
+    all(old, denials, &mut change.old);
+    all(new, denials, &mut change.new);
 }
 
-fn all(policy: &PolicyIntent, objects: &mut Objects) {
+fn all(policy: &PolicyIntent, denials: DenialFacts, objects: &mut Objects) {
     let mut chains: BTreeMap<Arc<str>, (Direction, &PodSide)> = BTreeMap::new();
     let mut lists = BTreeMap::new();
     for (pod, direction) in policy.pods.values().flat_map(|pod| Direction::BOTH.map(|direction| (pod, direction))) {
@@ -47,7 +48,7 @@ fn all(policy: &PolicyIntent, objects: &mut Objects) {
                 // A policy whose rules are not known lets nothing through.
                 let known = list.iter().filter(|name| policy.rules.contains_key(&((*name).clone(), direction)));
                 asked.extend(known.map(|name| rule().jump(rules::chain(direction, name)).saying(&name.to_string())));
-                asked.push(rule().drop().saying(&denied_by(direction, list)));
+                asked.push(rule().goto(Denial::by_policies(direction, list).lower(denials, objects)));
             }
             None => {
                 if !baseline.is_empty() {
@@ -58,11 +59,6 @@ fn all(policy: &PolicyIntent, objects: &mut Objects) {
         }
         objects.chain(chain, asked);
     }
-}
-
-fn denied_by(direction: Direction, list: &[PolicyName]) -> String {
-    let names: Vec<String> = list.iter().map(PolicyName::to_string).collect();
-    format!("{} denied: {}", direction.word(), names.join(" "))
 }
 
 fn chain(direction: Direction, side: &PodSide) -> Arc<str> {

@@ -12,10 +12,12 @@ use std::sync::Arc;
 use bowline_model::ClusterPolicyName;
 use bowline_model::intent::policy::{Action, Direction, PolicyIntent, Tier, TierRules};
 
+use super::denied::Denial;
 use super::rules::{digest, named_for};
 use super::taken::{Taken, lower_changed, names_any};
 use crate::change::{Change, Objects};
 use crate::expr::{RuleBuilder, rule};
+use crate::host::DenialFacts;
 use crate::objects::net::PASSED_MARK;
 use crate::objects::nft::Rule;
 
@@ -65,27 +67,33 @@ pub(super) fn list(tier: Tier, direction: Direction, list: &[ClusterPolicyName],
 }
 
 /// Lowers the policies whose rules changed, or whose sets came or went.
-pub(super) fn lower(old: &PolicyIntent, new: &PolicyIntent, change: &mut Change) {
+pub(super) fn lower(old: &PolicyIntent, new: &PolicyIntent, denials: DenialFacts, change: &mut Change) {
     let names = |rules: &Arc<TierRules>, sets: &_| rules.rules.iter().any(|rule| names_any(&rule.peers, rule.ports.as_deref(), sets));
     lower_changed((&old.tiers, old), (&new.tiers, new), change, names, |key, rules, intent, objects| {
-        lower_one(key, rules, intent, objects)
+        lower_one(key, rules, intent, denials, objects)
     });
 }
 
-fn lower_one((policy, direction): &(ClusterPolicyName, Direction), rules: &TierRules, intent: &PolicyIntent, objects: &mut Objects) {
+fn lower_one(
+    (policy, direction): &(ClusterPolicyName, Direction),
+    rules: &TierRules,
+    intent: &PolicyIntent,
+    denials: DenialFacts,
+    objects: &mut Objects,
+) {
     let chain = chain(*direction, policy);
     let mut lowered: Vec<Rule> = Vec::new();
     for (index, rule_intent) in rules.rules.iter().enumerate() {
         let place = format!("{chain}/{index}");
-        let denies = format!("{} denied: {policy} {}", direction.word(), rule_intent.label);
         let passed_on = rules.tier == Tier::Admin && rule_intent.action == Action::Pass;
-        let comment = if rule_intent.action == Action::Deny { &denies } else { policy.as_str() };
         let (peers, ports) = (&rule_intent.peers, rule_intent.ports.as_deref());
-        let taken = Taken { peers, ports, direction: *direction, place: &place, comment };
-        let end: fn(RuleBuilder) -> Rule = match rule_intent.action {
-            Action::Deny => RuleBuilder::drop,
-            Action::Pass if passed_on => pass_on,
-            Action::Accept | Action::Pass => RuleBuilder::accept,
+        let taken = Taken { peers, ports, direction: *direction, place: &place, comment: policy.as_str() };
+        let deny = (rule_intent.action == Action::Deny)
+            .then(|| Denial::by_rule(*direction, rules.tier, policy, rule_intent).lower(denials, objects));
+        let end = |packets: RuleBuilder| match &deny {
+            Some(chain) => packets.goto(chain.clone()),
+            None if passed_on => pass_on(packets),
+            None => packets.accept(),
         };
         let (some, called) = taken.lower(intent, objects, end);
         lowered.extend(some);

@@ -196,6 +196,7 @@ fn host(families: &[Family], routed: bool) -> HostFacts {
         peer_macs: near.iter().map(|name| ((*name).into(), macs(name))).collect(),
         socket_hooks: false,
         fast_path: false,
+        denials: crate::DenialFacts { counted: true, logged: true },
     }
 }
 

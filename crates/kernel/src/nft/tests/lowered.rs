@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use bowline_dataplane::{HostFacts, LinkFacts, lower};
+use bowline_dataplane::{DenialFacts, HostFacts, LinkFacts, lower};
 use bowline_model::intent::Intent;
 use bowline_model::intent::pods::{HostPort, PodIntent};
 use bowline_model::intent::policy::{
@@ -31,7 +31,8 @@ fn node(number: u8) -> Arc<FabricNode> {
 pub(super) fn host() -> HostFacts {
     let addresses = vec!["10.0.0.1/24".parse().unwrap(), "fd00::1/64".parse().unwrap()];
     let link = LinkFacts { name: "eth0".into(), index: 2, mtu_bytes: 1500, addresses };
-    HostFacts { links: vec![link], default_link: Some("eth0".into()), ..HostFacts::default() }
+    let denials = DenialFacts { counted: true, logged: true };
+    HostFacts { links: vec![link], default_link: Some("eth0".into()), denials, ..HostFacts::default() }
 }
 
 fn pod(number: u8) -> PodIntent {
