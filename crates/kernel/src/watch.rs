@@ -4,6 +4,7 @@
 //! so that a busy machine does not keep us reading: others' routes, ageing neighbours, links that come. Changes made by the connections
 //! named with [`ForeignChanges::ignore_port`] are our own.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use bowline_dataplane::objects::nft::TABLE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::netlink::Netlink;
 use crate::netns::{NetNs, NetNsError};
 use crate::wire::{Attrs, Received, flags, messages, u32_at};
 
@@ -61,6 +63,8 @@ pub struct ForeignChanges {
     net: Socket,
     nft: Socket,
     own_ports: Vec<u32>,
+    /// How much each link takes, by its index: the kernel says what a link is, not what of it has changed.
+    mtus: BTreeMap<u32, u32>,
     buffer: Vec<u8>,
 }
 
@@ -76,12 +80,12 @@ impl ForeignChanges {
     /// # Errors
     /// If no socket can be had.
     pub fn open() -> Result<ForeignChanges, WatchError> {
-        Ok(ForeignChanges {
-            net: listen(netlink_sys::protocols::NETLINK_ROUTE, &NET_GROUPS)?,
-            nft: listen(netlink_sys::protocols::NETLINK_NETFILTER, &NFT_GROUPS)?,
-            own_ports: Vec::new(),
-            buffer: Vec::with_capacity(BUFFER_BYTES),
-        })
+        let net = listen(netlink_sys::protocols::NETLINK_ROUTE, &NET_GROUPS)?;
+        let nft = listen(netlink_sys::protocols::NETLINK_NETFILTER, &NFT_GROUPS)?;
+        // Without them the first change of a link is found by the next reading that has another cause.
+        let links = Netlink::open().and_then(|mut netlink| netlink.links()).unwrap_or_default();
+        let mtus = links.iter().map(|link| (link.index, link.mtu_bytes)).collect();
+        Ok(ForeignChanges { net, nft, own_ports: Vec::new(), mtus, buffer: Vec::with_capacity(BUFFER_BYTES) })
     }
 
     /// Listens in another network namespace.
@@ -120,8 +124,12 @@ impl ForeignChanges {
 
     /// Takes what is there without waiting.
     fn drain(&mut self) -> io::Result<Changed> {
-        let net = drain(&self.net, &mut self.buffer, &self.own_ports, net_concerns_us)?;
-        let nft = drain(&self.nft, &mut self.buffer, &self.own_ports, nft_concerns_us)?;
+        let (own, mtus) = (&self.own_ports, &mut self.mtus);
+        let net = drain(&self.net, &mut self.buffer, |message| {
+            let takes_other = takes_other(mtus, message);
+            !own.contains(&message.port) && (takes_other || net_concerns_us(message))
+        })?;
+        let nft = drain(&self.nft, &mut self.buffer, |message| !own.contains(&message.port) && nft_concerns_us(message))?;
         Ok(Changed { net, nft })
     }
 }
@@ -139,12 +147,13 @@ fn listen(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
 }
 
 /// Reads until nothing is left; says whether anything of it concerns us.
-fn drain(socket: &Socket, buffer: &mut Vec<u8>, own: &[u32], concerns_us: fn(&Received<'_>) -> bool) -> io::Result<bool> {
+fn drain(socket: &Socket, buffer: &mut Vec<u8>, mut concerns_us: impl FnMut(&Received<'_>) -> bool) -> io::Result<bool> {
     let mut any = false;
     loop {
         buffer.clear();
         match socket.recv(buffer, 0) {
-            Ok(_) => any |= messages(buffer).any(|m| !own.contains(&m.port) && concerns_us(&m)),
+            // Each is looked at, also after one that does.
+            Ok(_) => any = messages(buffer).fold(any, |any, message| concerns_us(&message) || any),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(any),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => any = true,
@@ -169,11 +178,29 @@ mod rt {
     pub(super) const NEWTFILTER: u16 = 44;
     pub(super) const DELTFILTER: u16 = 45;
     pub(super) const IFF_UP: u32 = 1;
+    pub(super) const IFLA_MTU: u16 = 4;
     pub(super) const IFLA_LINKINFO: u16 = 18;
     pub(super) const IFLA_INFO_KIND: u16 = 1;
     pub(super) const NDA_PROTOCOL: u16 = 12;
     pub(super) const FRA_PROTOCOL: u16 = 21;
     pub(super) const AF_BRIDGE: u8 = 7;
+}
+
+/// Notes how much a link takes. Says whether it took something else before.
+fn takes_other(mtus: &mut BTreeMap<u32, u32>, message: &Received<'_>) -> bool {
+    // The index in struct ifinfomsg.
+    let Some(index) = u32_at(message.payload, 4) else { return false };
+    match message.kind {
+        rt::NEWLINK => {
+            let Some(mtu) = message.attrs(16).u32(rt::IFLA_MTU) else { return false };
+            mtus.insert(index, mtu).is_some_and(|before| before != mtu)
+        }
+        rt::DELLINK => {
+            mtus.remove(&index);
+            false
+        }
+        _ => false,
+    }
 }
 
 fn net_concerns_us(message: &Received<'_>) -> bool {
@@ -242,7 +269,8 @@ mod tests {
         other.replace_neighbour("a", "10.9.9.9".parse().unwrap(), bowline_model::MacAddr([2; 6]), true, 0).unwrap();
         assert_eq!(changes.wait(Duration::from_millis(100)).unwrap(), Changed::default());
         type Harm = fn(&mut Netlink);
-        let harms: [Harm; 4] = [
+        let harms: [Harm; 5] = [
+            |n| n.set_mtu("b", 1400).unwrap(),
             |n| n.replace_neighbour("a", "10.9.9.8".parse().unwrap(), bowline_model::MacAddr([2; 6]), true, ROUTE_PROTOCOL).unwrap(),
             |n| n.delete_route(TABLE_MAIN, "10.1.0.0/16".parse().unwrap(), 0, 0).unwrap(),
             |n| n.set_down("a").unwrap(),

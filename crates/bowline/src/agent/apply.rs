@@ -291,6 +291,11 @@ impl Applier {
             self.reaper.forget();
         }
         let hooks = self.sync_hooks(looks.net);
+        // What a link takes may be another, by which nothing has been learnt yet.
+        if hooks.written > 0 {
+            self.fastpath.forget();
+            self.reaper.forget();
+        }
         let old = std::mem::replace(&mut self.lowered, intent.clone());
         let repaired = old.revision == intent.revision && rules.written + rules.removed > 0;
         let work = Work::between(&self.reaped, intent, repaired);

@@ -31,6 +31,7 @@ const HAUL_WITHIN_MS: u64 = 8000;
 #[derive(Clone, Copy)]
 enum Place {
     Pod,
+    Server,
     Node,
     Outside,
 }
@@ -39,6 +40,7 @@ impl Place {
     fn generator(self, lab: &Lab, words: &[&str]) -> Result<Generator> {
         match self {
             Place::Pod => Generator::in_pod(lab, CLIENT, words),
+            Place::Server => Generator::in_pod(lab, SERVER, words),
             Place::Node => Generator::on_node(lab, "n1", words),
             Place::Outside => Generator::outside(lab, words),
         }
@@ -48,6 +50,7 @@ impl Place {
         let argv = ["sh", "-c", script];
         let output = match self {
             Place::Pod => lab.pod(CLIENT, &argv),
+            Place::Server => lab.pod(SERVER, &argv),
             Place::Node => lab.node("n1", &argv),
             Place::Outside => lab.client(&argv),
         }?;
@@ -149,10 +152,14 @@ fn learns(lab: &Lab, from: Place, target: SocketAddr, told_of: IpAddr) -> Result
         ensure!(!comes || back == whole, "a datagram of {DATAGRAM} bytes: {back}");
         learnt(lab, from, told_of).context("after datagrams")
     })?;
-    from.forget(lab)?;
     let mut haul = from.generator(lab, &["haul", &words])?;
-    let took = haul.ask(&format!("up {HAUL}"))?.as_u64().context("no time")?;
-    learnt(lab, from, told_of).context("after a connection")?;
+    // For a second or two what began meanwhile is carried by what the link took before.
+    let took = eventually(|| {
+        from.forget(lab)?;
+        let took = haul.ask(&format!("up {HAUL}"))?.as_u64().context("no time")?;
+        learnt(lab, from, told_of).context("after a connection")?;
+        Ok(took)
+    })?;
     ensure!(took < HAUL_WITHIN_MS, "{HAUL} bytes took {took} ms");
     Ok(took)
 }
@@ -176,14 +183,18 @@ pub(crate) fn is_found_out_by_the_young(bench: &Bench) -> Result<String> {
         for v6 in lab.families() {
             let target = SocketAddr::new(cluster_ip(lab, SERVER, "default", v6)?, PORT).to_string();
             let mut haul = Place::Pod.generator(lab, &["haul", &target])?;
+            let (sender, receiver) = if way == "up" { (Place::Pod, SERVER) } else { (Place::Server, CLIENT) };
+            let receiver = address_of(lab, receiver, v6)?;
             let took = eventually(|| {
                 haul.ask("up 16")?;
+                // By IPv6 who receives says when the connection begins what their own way back takes.
                 Place::Pod.forget(lab)?;
-                ensure!(lab.pod(SERVER, &["sh", "-c", "ip -4 route flush cache; ip -6 route flush cache"])?.status.success(), "the server");
+                Place::Server.forget(lab)?;
                 let before = count_of(lab, "n1", "bowline_fastpath_connections_total")?;
                 let took = haul.ask(&format!("{way} {HAUL}"))?.as_u64().context("no time")?;
                 let begun = count_of(lab, "n1", "bowline_fastpath_connections_total")? - before;
                 ensure!(begun == 1, "{begun} connections began without the stack instead of one");
+                learnt(lab, sender, receiver)?;
                 Ok(took)
             })?;
             ensure!(took < HAUL_WITHIN_MS, "{way} {target}: {HAUL} bytes took {took} ms");
