@@ -1,6 +1,7 @@
 //! BPF maps and their file system: what is not there at the start is waited for, and what does not fit is served by the rules.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use super::foreign::shell;
 use super::sockets::switch;
 use crate::common::cluster::cluster_ip;
 use crate::common::generator::{Generator, all_answered, unbroken};
-use crate::common::lab::{Lab, eventually, said};
+use crate::common::lab::{Lab, eventually, said, within};
 use crate::common::objects::{PORT, idle, server, service};
 use crate::common::rows::Bench;
 
@@ -50,7 +51,8 @@ fn comes_late(lab: &Lab, mode: &str) -> Result<()> {
     let without = without?;
     ensure!(without["fastPath"] == false && without["mode"] == "nftables" && without["synced"] == true, "{without}");
     ensure!(!has(&without, other, 1311) && !has(&without, other, 1312), "{without}");
-    let with = eventually(|| {
+    // The agent tries again within a minute.
+    let with = within(Duration::from_secs(90), || {
         let node = n1(lab)?;
         ensure!(node["fastPath"] == true && node["mode"] == "ebpf", "{node}");
         Ok(node)
