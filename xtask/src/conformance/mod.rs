@@ -3,6 +3,7 @@
 //! Nothing here judges the network by itself: a case is what a suite calls a case, and a case that is not run has its reason in
 //! `conformance/skips/SUITE.txt` or gives it itself.
 
+mod clusternetpol;
 mod cni;
 mod ctr;
 mod cyclonus;
@@ -33,12 +34,13 @@ const SUITES: &[(&str, &str)] = &[
     ("network", "Kubernetes e2e: the rest of [sig-network]"),
     ("netpol", "Kubernetes e2e: [sig-network] Netpol"),
     (cyclonus::NAME, "truth tables of network policies"),
+    (clusternetpol::NAME, "the network-policy-api's tests of ClusterNetworkPolicy"),
     (peers::NAME, "measurements beside kube-proxy, CoreDNS and flannel"),
 ];
 
 /// Runs the outside suites and prints a table; without names all but `peers`.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask conformance", after_help = "Suites: cni, lab, conformance, network, netpol, cyclonus, peers")]
+#[command(name = "cargo xtask conformance", after_help = "Suites: cni, lab, conformance, network, netpol, cyclonus, clusternetpol, peers")]
 pub(crate) struct Options {
     /// Suites to run
     suites: Vec<String>,
@@ -87,7 +89,7 @@ pub(crate) fn run(rest: &[String]) -> Result<bool> {
 
 fn wanted(words: &[String]) -> Result<Vec<&'static str>> {
     if let Some(unknown) = words.iter().find(|word| !SUITES.iter().any(|(name, _)| name == word)) {
-        let known: Vec<String> = SUITES.iter().map(|(name, what)| format!("  {name:12} {what}")).collect();
+        let known: Vec<String> = SUITES.iter().map(|(name, what)| format!("  {name:13} {what}")).collect();
         bail!("no suite is called `{unknown}`; there are\n{}", known.join("\n"));
     }
     let all = SUITES.iter().map(|(name, _)| *name);
@@ -118,8 +120,10 @@ fn on_cluster(name: &str, cluster: &mut Option<Cluster>, options: &Options) -> R
         *cluster = Some(Cluster::find_or_make(&options.cluster, &[])?);
     }
     let cluster = cluster.as_ref().context("no cluster")?;
-    if name == cyclonus::NAME {
-        return cyclonus::run(cluster, options);
+    match name {
+        cyclonus::NAME => return cyclonus::run(cluster, options),
+        clusternetpol::NAME => return clusternetpol::run(cluster, options),
+        _ => {}
     }
     let selection = e2e::SELECTIONS.iter().find(|selection| selection.name == name).context("no such selection")?;
     selection.run(cluster, options)
@@ -138,7 +142,7 @@ mod tests {
     #[test]
     fn suites_are_chosen_by_name() {
         let of = |words: &[&str]| wanted(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
-        assert_eq!(of(&[]).unwrap(), ["cni", "lab", "conformance", "network", "netpol", "cyclonus"]);
+        assert_eq!(of(&[]).unwrap(), ["cni", "lab", "conformance", "network", "netpol", "cyclonus", "clusternetpol"]);
         assert_eq!(of(&["netpol", "cni"]).unwrap(), ["cni", "netpol"]);
         assert_eq!(of(&["peers"]).unwrap(), ["peers"]);
         assert!(format!("{:#}", of(&["nope"]).unwrap_err()).contains("cyclonus"));

@@ -50,6 +50,8 @@ const WORKER: &str = "github.com/mattfenwick/cyclonus/cmd/worker@v0.5.6";
 #[derive(Debug)]
 pub(super) struct Programs {
     pub(super) agnhost: PathBuf,
+    /// agnhost, with `conformance/sctp` in it where the kernel has no SCTP.
+    pub(super) agnhost_sctp: PathBuf,
     pub(super) coredns: PathBuf,
     pub(super) worker: PathBuf,
     pub(super) resetter: PathBuf,
@@ -75,6 +77,7 @@ impl Programs {
         let found = said("go", &["list", "-f", "{{.Dir}}", porter], &module);
         Ok(Self {
             agnhost: built("agnhost", "suite")?,
+            agnhost_sctp: built(if kernel_has_sctp() { "agnhost" } else { "agnhost-sctp" }, "suite")?,
             coredns: built("coredns", "suite")?,
             worker: worker(cache, &bin)?,
             resetter: resetter(&module, &bin)?,
@@ -88,11 +91,16 @@ impl Programs {
     /// Changes when any of the programs does.
     pub(super) fn digest(&self) -> Result<String> {
         let mut all = String::new();
-        for path in [&self.agnhost, &self.coredns, &self.worker, &self.resetter, &self.root] {
+        for path in [&self.agnhost, &self.agnhost_sctp, &self.coredns, &self.worker, &self.resetter, &self.root] {
             all.push_str(&hex_digest(&std::fs::read(path).with_context(|| path.display().to_string())?));
         }
         Ok(hex_digest(all.as_bytes()))
     }
+}
+
+/// Whether sockets of SCTP can be had of this kernel.
+fn kernel_has_sctp() -> bool {
+    Path::new("/proc/net/sctp").exists()
 }
 
 fn worker(cache: &Path, bin: &Path) -> Result<PathBuf> {

@@ -25,6 +25,8 @@ enum Content {
     Tools,
     /// The tools with agnhost.
     Agnhost,
+    /// The tools with an agnhost that has SCTP without the kernel's.
+    AgnhostSctp,
     /// The tools with agnhost and cyclonus's worker.
     Worker,
     /// The program that provokes the invalid state of connection tracking.
@@ -68,6 +70,13 @@ const TOOLS: &[StandIn] = &[
             "registry.k8s.io/e2e-test-images/agnhost:2.43",
         ],
         content: Content::Agnhost,
+        entrypoint: &["/agnhost"],
+        cmd: &["pause"],
+    },
+    StandIn {
+        // The network-policy-api's tests, whose pods are not ready without SCTP.
+        names: &["registry.k8s.io/e2e-test-images/agnhost:2.45"],
+        content: Content::AgnhostSctp,
         entrypoint: &["/agnhost"],
         cmd: &["pause"],
     },
@@ -151,6 +160,7 @@ struct Layers {
     busybox: Layer,
     tools: Layer,
     agnhost: Layer,
+    agnhost_sctp: Layer,
     worker: Layer,
     resetter: Layer,
 }
@@ -166,6 +176,7 @@ impl Layers {
             pause: Layer::of(&[Entry::program("pause", member(&tools, "usr/bin/catatonit")?)], packing)?,
             busybox: Layer::of(&busybox_entries(busybox, &applets), packing)?,
             agnhost: Layer::of(&agnhost_entries(programs)?, packing)?,
+            agnhost_sctp: Layer::of(&[Entry::program("agnhost", read(&programs.agnhost_sctp)?)], packing)?,
             worker: Layer::of(&[Entry::program("worker", read(&programs.worker)?)], packing)?,
             resetter: Layer::of(&[Entry::program("regression-issue-74839", read(&programs.resetter)?)], packing)?,
             tools: Layer::from_tar(tools, packing)?,
@@ -178,6 +189,7 @@ impl Layers {
             Content::Busybox => vec![&self.busybox],
             Content::Tools => vec![&self.tools],
             Content::Agnhost => vec![&self.tools, &self.agnhost],
+            Content::AgnhostSctp => vec![&self.tools, &self.agnhost_sctp],
             Content::Worker => vec![&self.tools, &self.agnhost, &self.worker],
             Content::Resetter => vec![&self.resetter],
         }

@@ -69,8 +69,9 @@ pub(super) fn inside(directory: &Path, archives: &[PathBuf]) -> Result<bool> {
 
 /// What a stand-in is asked, and what its answer must hold.
 fn question(image: &str) -> Option<(&'static [&'static str], &'static str)> {
-    let (name, _) = image.rsplit_once(':')?;
+    let (name, tag) = image.rsplit_once(':')?;
     Some(match name.rsplit('/').next()? {
+        "agnhost" if tag == "2.45" => (&["sh", "-c", SCTP], "foo answers"),
         "agnhost" => (&["sh", "-c", AGNHOST], "all there"),
         "cyclonus-worker" => (&["/worker", "--help"], "--jobs"),
         "jessie-dnsutils" => (&["sh", "-c", "dig -v 2>&1; getent hosts localhost"], "DiG 9"),
@@ -89,6 +90,10 @@ const AGNHOST: &str = "for p in bash conntrack curl dig getent hostname ip iperf
      /agnhost serve-hostname --port 9376 >/dev/null 2>&1 & \
      for i in $(seq 100); do [ \"$(curl -s localhost:9376)\" = \"$(hostname)\" ] && [ \"$(wget -q -O - -T 1 localhost:9376)\" = \"$(hostname)\" ] \
      && echo all there && kill $! && exit 0; sleep 0.1; done; echo agnhost does not answer; exit 1";
+
+/// agnhost's server and client of SCTP, over the loopback.
+const SCTP: &str = "SERVE_SCTP_PORT_9003=foo /agnhost porter >/dev/null 2>&1 & sleep 0.5; \
+     /agnhost connect --timeout=3s --protocol=sctp 127.0.0.1:9003 && echo foo answers; kill $!";
 
 /// A containerd of our own, ended when dropped.
 struct Runtime {

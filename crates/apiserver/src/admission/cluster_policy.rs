@@ -1,7 +1,8 @@
 //! What the definition of ClusterNetworkPolicy asks in CEL: networks in CIDR form, ranges that end after their start, and named ports only
 //! where there are pods to name them.
 //!
-//! Reference: policy.networking.k8s.io/v1alpha2; `isCIDR` of Kubernetes' CEL library takes canonical texts without a zone, host bits included.
+//! Reference: policy.networking.k8s.io/v1alpha2; `isCIDR` of Kubernetes' CEL library takes canonical texts without a zone; host bits are
+//! refused since network-policy-api 0.2.1.
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ fn check_rule(rule: &Value, at: &str, causes: &mut Vec<Cause>) {
     for (index, peer) in items(rule, "/to").enumerate() {
         nameless |= ["nodes", "networks", "domainNames"].iter().any(|field| peer.get(field).is_some());
         for (place, network) in items(peer, "/networks").enumerate() {
-            if network.as_str().is_none_or(|text| text.parse::<IpNet>().is_err()) {
+            if network.as_str().and_then(|text| text.parse::<IpNet>().ok()).is_none_or(|net| net != net.trunc()) {
                 causes.push(Cause::invalid(format!("{at}.to[{index}].networks[{place}]"), network, "Invalid CIDR format provided"));
             }
         }

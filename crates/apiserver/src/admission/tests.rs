@@ -173,6 +173,7 @@ fn cluster_policies_are_as_their_definition_has_them() {
         *spec.pointer_mut(pointer).unwrap() = value;
         cluster_policy(spec)
     };
+    assert_eq!(with("/subject/pods", json!({"podSelector": {}})), Vec::<String>::new());
     let rule = json!({"action": "Deny", "to": [{"nodes": {}}]});
     for (pointer, value, field) in [
         ("/tier", json!("Other"), "spec.tier"),
@@ -180,7 +181,7 @@ fn cluster_policies_are_as_their_definition_has_them() {
         ("/priority", json!(-1), "spec.priority"),
         ("/subject", json!({}), "spec.subject"),
         ("/subject", json!({"namespaces": {}, "pods": {"namespaceSelector": {}, "podSelector": {}}}), "spec.subject"),
-        ("/subject/pods", json!({"podSelector": {}}), "spec.subject.pods.namespaceSelector"),
+        ("/subject/pods", json!({"namespaceSelector": {}}), "spec.subject.pods.podSelector"),
         ("/ingress/0/action", json!("Allow"), "spec.ingress[0].action"),
         ("/ingress/0/name", json!("n".repeat(101)), "spec.ingress[0].name"),
         ("/ingress/0/from", json!([]), "spec.ingress[0].from"),
@@ -188,6 +189,7 @@ fn cluster_policies_are_as_their_definition_has_them() {
         ("/ingress/0/protocols", json!([]), "spec.ingress[0].protocols"),
         ("/egress", Value::from(vec![rule; 26]), "spec.egress"),
         ("/egress/0/to/1/networks/0", json!("nonsense"), "spec.egress[0].to[1].networks[0]"),
+        ("/egress/0/to/1/networks/0", json!("10.1.2.3/8"), "spec.egress[0].to[1].networks[0]"),
         ("/egress/0/protocols/0", json!({"destinationNamedPort": "http"}), "spec.egress[0].protocols[0].destinationNamedPort"),
         ("/egress/0/protocols/0/tcp", json!({}), "spec.egress[0].protocols[0].tcp"),
         ("/egress/0/protocols/0/tcp/destinationPort/number", json!(65_536), "spec.egress[0].protocols[0].tcp.destinationPort.number"),

@@ -1,8 +1,8 @@
 //! The CustomResourceDefinition of ClusterNetworkPolicy, which a cluster of this server has from its first second. Whoever applies another one
 //! under the same name, such as that of a release of network-policy-api, replaces it.
 //!
-//! Reference: policy.networking.k8s.io/v1alpha2 as the experimental channel of network-policy-api v0.2 has it. What it says in CEL is in
-//! `admission`.
+//! Reference: policy.networking.k8s.io/v1alpha2 as the experimental channel of network-policy-api v0.3 has it, beside a v1beta1 with the same
+//! fields. What it says in CEL is in `admission`.
 
 use serde_json::{Value, json};
 
@@ -104,7 +104,7 @@ fn ports() -> Value {
 fn pods() -> Value {
     json!({
         "type": "object",
-        "required": ["namespaceSelector", "podSelector"],
+        "required": ["podSelector"],
         "properties": {"namespaceSelector": selector(), "podSelector": selector()},
     })
 }

@@ -60,6 +60,8 @@ pub(crate) struct Applied {
     pub(crate) fabric_failed: bool,
     /// Links of pods that are gone while connections of theirs may live on: their addresses are nobody's yet.
     pub(crate) uncut: Arc<BTreeSet<Arc<str>>>,
+    /// Connections are still looked over that the intent may no longer allow.
+    pub(crate) cutting: bool,
     /// How long the last lowering and writing took, in microseconds.
     pub(crate) last_us: u64,
     /// Objects that the last sync wrote or removed.
@@ -396,7 +398,7 @@ impl Applier {
             applied.socket_hooks = socket_hooks;
             applied.fast_path = fast_path;
             applied.socket_maps = socket_maps;
-            applied.uncut = self.reaper.uncut();
+            (applied.uncut, applied.cutting) = (self.reaper.uncut(), self.reaper.is_cutting());
             applied.problems = Arc::new(unique.into_iter().collect());
             applied.notices = Arc::new(notices);
             applied.rules_failed = rules_failed;

@@ -45,7 +45,9 @@ struct State {
     waiting: Option<Work>,
     /// The stack is to be asked again for everything.
     forget: bool,
-    /// Pods of the work under way.
+    /// Work is under way.
+    at_work: bool,
+    /// Its pods.
     running: Names,
     /// The intent that is in the kernel, or is being written.
     newest: Arc<Intent>,
@@ -77,6 +79,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_cutting(&self) -> bool {
+        let state = self.lock();
+        state.at_work || state.waiting.is_some()
+    }
+
     fn uncut(&self) -> Arc<Names> {
         let state = self.lock();
         Arc::new(state.running.iter().chain(state.waiting.iter().flat_map(Work::pods)).cloned().collect())
@@ -88,6 +95,7 @@ impl Shared {
         let since = Instant::now();
         loop {
             if let Some(work) = state.waiting.take() {
+                state.at_work = true;
                 state.running = work.pods().clone();
                 // Part of a cut.
                 state.forget = false;
@@ -107,6 +115,13 @@ impl Shared {
         }
     }
 
+    /// The work under way is done.
+    fn done(&self) {
+        let mut state = self.lock();
+        state.at_work = false;
+        state.running.clear();
+    }
+
     /// Puts work back in front of what came meanwhile, and waits a little.
     fn again(&self, mut work: Work) {
         let mut state = self.lock();
@@ -114,6 +129,7 @@ impl Shared {
             work.join(later);
         }
         state.waiting = Some(work);
+        state.at_work = false;
         state.running.clear();
         let calm = self.bell.wait_timeout_while(state, AGAIN_AFTER, |state| !state.stop);
         drop(calm);
@@ -167,8 +183,8 @@ impl Reaper {
                         }
                     }
                 }
-                own.lock().running.clear();
-                applied.send_modify(|applied| applied.uncut = own.uncut());
+                own.done();
+                applied.send_modify(|applied| (applied.uncut, applied.cutting) = (own.uncut(), own.is_cutting()));
             }
         })?;
         Ok(Reaper { shared, thread: Some(thread) })
@@ -195,6 +211,11 @@ impl Reaper {
         }
         drop(state);
         self.shared.bell.notify_one();
+    }
+
+    /// Whether connections are still to be looked over that a change of before may no longer allow.
+    pub(super) fn is_cutting(&self) -> bool {
+        self.shared.is_cutting()
     }
 
     /// Links of pods that are gone, of whose connections some may live on.
@@ -258,7 +279,10 @@ mod tests {
         fn write(&self, old: &Arc<Intent>, new: &Arc<Intent>) {
             self.reaper.expect(new);
             self.reaper.post(Work::between(old, new, false));
-            self.kernel.send_modify(|applied| (applied.intent, applied.uncut) = (new.clone(), self.reaper.uncut()));
+            self.kernel.send_modify(|applied| {
+                applied.intent = new.clone();
+                (applied.uncut, applied.cutting) = (self.reaper.uncut(), self.reaper.is_cutting());
+            });
         }
 
         fn begun(&self) -> (u64, Vec<String>, u64) {
@@ -290,8 +314,10 @@ mod tests {
         stage.leave.send(Ok(1)).unwrap();
         assert_eq!(stage.begun(), (4, names(&["b", "c"]), 4));
         assert!(stage.is_let_go("a") && !stage.is_let_go("b"), "the first cut is done, the second is not");
+        assert!(stage.applied.borrow().cutting, "what waits is not done");
         stage.leave.send(Ok(0)).unwrap();
         drop(stage.reaper);
+        assert!(!stage.applied.borrow().cutting);
         assert!(stage.applied.borrow().lets_go_of("b") && stage.applied.borrow().lets_go_of("c"));
     }
 

@@ -48,6 +48,9 @@ pub(crate) struct NodeStatus {
     pub(crate) revision: u64,
     /// Revision that is in the kernel.
     pub(crate) applied_revision: u64,
+    /// Connections are still looked over that this revision may no longer allow.
+    #[serde(default)]
+    pub(crate) cutting: bool,
     /// Objects that the last change wrote or removed.
     pub(crate) last_written: usize,
     /// Objects written or removed since the agent started.
@@ -183,6 +186,7 @@ impl Teller {
             synced,
             revision: published.intent.revision,
             applied_revision: applied.intent.revision,
+            cutting: applied.cutting,
             last_written: applied.last_written,
             written_total: applied.written_total,
             last_us: applied.last_us,

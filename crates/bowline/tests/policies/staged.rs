@@ -190,11 +190,13 @@ impl<'a> Staged<'a> {
                 }
                 let applied = node["synced"] == true && node["appliedRevision"] == node["revision"] && node["problems"] == json!([]);
                 ensure!(
-                    applied,
-                    "{} is at revision {} of {}: {}",
+                    // A question from a port that was used in a step before would have the answer of that step until the cut is done.
+                    applied && node["cutting"] == false,
+                    "{} is at revision {} of {}, cutting {}: {}",
                     node["node"],
                     node["appliedRevision"],
                     node["revision"],
+                    node["cutting"],
                     node["problems"]
                 );
             }

@@ -77,10 +77,13 @@ impl Maker {
         }
         match Kind::ALL.into_iter().find(|kind| kind.as_str() == word) {
             Some(Kind::ClusterNetworkPolicy) => match text(&object, "/apiVersion").as_str() {
-                "" | "policy.networking.k8s.io/v1alpha2" => self.put(Kind::ClusterNetworkPolicy, object, place),
+                // The two are alike but for their names (network-policy-api 0.3).
+                "" | "policy.networking.k8s.io/v1alpha2" | "policy.networking.k8s.io/v1beta1" => {
+                    self.put(Kind::ClusterNetworkPolicy, object, place)
+                }
                 other if other.starts_with("policy.networking.k8s.io/") => {
                     let what = format!("a ClusterNetworkPolicy is of {}", other.escape_debug());
-                    Err(bad(what, place, "use policy.networking.k8s.io/v1alpha2"))
+                    Err(bad(what, place, "use policy.networking.k8s.io/v1alpha2 or v1beta1"))
                 }
                 // Others have a kind of that name as well.
                 _ => Ok(()),

@@ -53,9 +53,9 @@ fn selects(world: &World, policy: &ClusterNetworkPolicy, pod: &Pod) -> Option<bo
     let subject = &policy.spec.subject;
     let (namespaces, pods, complete) = match (&subject.namespaces, &subject.pods) {
         (Some(namespaces), None) => (namespaces, &all, true),
-        (None, Some(NamespacedPods { namespace_selector: Some(namespaces), pod_selector: Some(pods) })) => (namespaces, pods, true),
+        // "If empty, it selects all Namespaces", and it is optional.
         (None, Some(NamespacedPods { namespace_selector, pod_selector })) => {
-            (namespace_selector.as_ref().unwrap_or(&all), pod_selector.as_ref().unwrap_or(&all), false)
+            (namespace_selector.as_ref().unwrap_or(&all), pod_selector.as_ref().unwrap_or(&all), pod_selector.is_some())
         }
         (None, None) | (Some(_), Some(_)) => (&all, &all, false),
     };
@@ -103,7 +103,7 @@ fn judge(world: &World, rule: &ClusterPolicyRule, sure: bool, direction: Directi
 /// "Exactly one of the fields must be set for a given peer."
 fn peer_is_clear(peer: &ClusterPolicyPeer, direction: Direction) -> bool {
     let pods_clear =
-        |pods: &NamespacedPods| pods.namespace_selector.as_ref().is_some_and(sound) && pods.pod_selector.as_ref().is_some_and(sound);
+        |pods: &NamespacedPods| pods.namespace_selector.as_ref().is_none_or(sound) && pods.pod_selector.as_ref().is_some_and(sound);
     let egress = direction == Direction::Egress;
     match peer {
         ClusterPolicyPeer { namespaces: Some(namespaces), pods: None, nodes: None, networks: None, domain_names: None } => {

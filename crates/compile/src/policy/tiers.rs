@@ -284,11 +284,13 @@ fn selector(given: &LabelSelector, field: &str) -> Result<Selector, Fault> {
 }
 
 fn namespaced(pods: &NamespacedPods, field: &str) -> Result<(Selector, Selector), Fault> {
-    let (Some(namespaces), Some(own)) = (&pods.namespace_selector, &pods.pod_selector) else {
-        let fix = "give both selectors; {} means all";
-        return Err(Fault::new(codes::BAD_PEER, "pods lacks its namespaceSelector or its podSelector", field, fix));
+    let Some(own) = &pods.pod_selector else {
+        return Err(Fault::new(codes::BAD_PEER, "pods lacks its podSelector", field, "give it one; {} means all"));
     };
-    let namespaces = selector(namespaces, "namespaceSelector").map_err(|fault| fault.below(field))?;
+    let namespaces = pods
+        .namespace_selector
+        .as_ref()
+        .map_or(Ok(Selector::default()), |namespaces| selector(namespaces, "namespaceSelector").map_err(|fault| fault.below(field)))?;
     let own = selector(own, "podSelector").map_err(|fault| fault.below(field))?;
     Ok((namespaces, own))
 }

@@ -211,6 +211,7 @@ fn cluster_peer(dice: &mut Dice<'_>, peers: &str) -> String {
                 "{}",
                 "{namespaces: {}, pods: {namespaceSelector: {}, podSelector: {}}}",
                 "{pods: {podSelector: {}}}",
+                "{pods: {namespaceSelector: {}}}",
                 "{nodes: {}}",
                 "{namespaces: {}}",
             ])

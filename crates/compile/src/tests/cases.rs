@@ -215,6 +215,7 @@ cases: [{{from: shop/web, to: shop/api, port: 80, expect: drop}}]"
     };
     assert_eq!(verdict("policy.networking.k8s.io/v1alpha2", "Deny"), Outcome::Drop);
     assert_eq!(verdict("policy.networking.k8s.io/v1alpha2", "Pass"), Outcome::Pass);
+    assert_eq!(verdict("policy.networking.k8s.io/v1beta1", "Deny"), Outcome::Drop);
     // Somebody else's kind of that name says nothing here; another version of this one cannot be read.
     assert_eq!(verdict("crd.antrea.io/v1beta1", "Deny"), Outcome::Pass);
     let problem = cluster("policy.networking.k8s.io/v1", "Deny").0.unwrap_err();

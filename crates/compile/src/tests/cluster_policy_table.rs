@@ -50,6 +50,11 @@ fn subjects_and_peers() {
     check(&subject("{namespaces: {matchLabels: {team: red}}}"), "x/a>y/a:80", "y/a>x/b:80 x/a>x/b:80");
     let pods = "{pods: {namespaceSelector: {matchLabels: {team: red}}, podSelector: {matchLabels: {app: b}}}}";
     check(&subject(pods), "x/b>x/a:80 x/a>y/b:80", "x/a>x/b:80 y/a>x/b:80");
+    // Pods without namespaces are those of all of them, in a subject and in a peer.
+    let everywhere = "{pods: {podSelector: {matchLabels: {app: b}}}}";
+    check(&subject(everywhere), "x/b>x/a:80 x/b>y/a:80", "x/a>x/b:80 x/a>y/b:80");
+    let accept = format!("ingress: [{{action: Accept, from: [{everywhere}]}}, {{action: Deny, from: [{EVERYONE}]}}]");
+    check(&admin(&accept), "x/b>x/a:80 y/b>x/a:80", "y/a>x/b:80 x/a>y/b:80");
     // Pods in their node's network are nobody's peers and nobody's subjects; nor is a pod that has ended.
     check(&subject("{namespaces: {}}"), "z/h>x/b:80 10.42.2.9>x/b:80 x/a>z/h:80", "z/c>x/b:80");
     // Neither of a namespace that is not known: it cannot be said which rules are about its pods, so they are closed.
@@ -144,7 +149,7 @@ fn a_rule_that_cannot_be_understood_closes() {
         "to: [{later: {}}]",
         "to: [{domainNames: [example.com]}]",
         "to: [{namespaces: {}, networks: [0.0.0.0/0]}]",
-        "to: [{pods: {podSelector: {}}}]",
+        "to: [{pods: {namespaceSelector: {}}}]",
         "to: [{namespaces: {matchExpressions: [{key: ns, operator: Is}]}}]",
         "to: [{nodes: {matchExpressions: [{key: pool, operator: In}]}}]",
         "to: [{networks: [nonsense]}]",
@@ -195,8 +200,8 @@ fn a_policy_that_cannot_be_understood_closes_whom_it_may_mean() {
     }
     let partly = "tier: Admin, priority: 1, subject: {namespaces: {matchLabels: {ns: nx}, matchExpressions: [{key: a, operator: Is}]}}";
     check(&of(partly, "Deny"), "x/a>y/b:80 out>y/b:80 x/b>out:80", "x/a>x/b:80 out>x/b:80");
-    let partly = "tier: Admin, priority: 1, subject: {pods: {podSelector: {matchLabels: {app: b}}}}";
-    check(&of(partly, "Pass"), "x/b>x/a:80", "x/a>x/b:80 out>y/b:80");
+    let partly = "tier: Admin, priority: 1, subject: {pods: {namespaceSelector: {matchLabels: {ns: nx}}}}";
+    check(&of(partly, "Pass"), "x/a>y/b:80 out>y/b:80", "x/a>x/b:80 out>x/b:80");
     // An unknown tier, or another form altogether: both directions.
     let head = "priority: 1, subject: {namespaces: {matchLabels: {ns: nx}}}";
     for (tier, rest) in

@@ -1,4 +1,4 @@
-//! ClusterNetworkPolicy (policy.networking.k8s.io/v1alpha2), whole, as the experimental channel of network-policy-api v0.2 has it.
+//! ClusterNetworkPolicy (policy.networking.k8s.io/v1alpha2), whole, as the experimental channel of network-policy-api v0.3 has it.
 //!
 //! A field that is missing and one that is there are kept apart wherever the API says that exactly one of several must be set: a peer in which
 //! none is set was written for another version of the API, and is not taken to mean everyone.
@@ -57,11 +57,11 @@ pub struct ClusterPolicySubject {
     pub pods: Option<NamespacedPods>,
 }
 
-/// Pods by the labels of their namespace and their own; both must be given.
+/// Pods by the labels of their namespace and their own; the latter must be given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NamespacedPods {
-    /// Of these namespaces; all if empty.
+    /// Of these namespaces; all if empty or absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<LabelSelector>,
     /// These pods; all if empty.
