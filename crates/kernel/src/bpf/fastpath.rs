@@ -18,6 +18,7 @@ use bowline_model::Delta;
 
 use super::attach::How;
 use super::epoch::{Connections, Epoch, Which};
+use super::features;
 use super::hooks::{self, BpfError};
 use super::maps::{Pins, Table};
 use super::sizes::Sizes;
@@ -164,6 +165,10 @@ impl Fastpath {
 
     /// The same by one of the two ways, or by the better that the kernel has.
     pub(super) fn open_as(how: Option<How>, bpffs: &Path, epoch: &Epoch, sizes: Sizes) -> Result<Fastpath, BpfError> {
+        Fastpath::loaded(how, bpffs, epoch, sizes).map_err(|error| features::explained(error, features::OF_LINKS))
+    }
+
+    fn loaded(how: Option<How>, bpffs: &Path, epoch: &Epoch, sizes: Sizes) -> Result<Fastpath, BpfError> {
         let failed = |reason: String| BpfError::Load { reason };
         let mut netlink = Netlink::open().map_err(|error| failed(error.to_string()))?;
         let links = netlink.links().map_err(|error| failed(error.to_string()))?;

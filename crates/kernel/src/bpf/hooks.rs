@@ -12,6 +12,7 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use super::features;
 use super::maps::{Fill, Pins, SocketDriver};
 use super::sizes::Sizes;
 use super::stale::Sweeper;
@@ -148,7 +149,7 @@ impl Hooks {
         let hash = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
         let (maps, links) = (home.join(sizes.directory()), home.join(format!("links-{hash}")));
         let place = Attaching { cgroup: place.cgroup.clone(), maps, links, node_netns, sizes };
-        place.attach()?;
+        place.attach().map_err(|error| features::explained(error, features::OF_HOOKS))?;
         let pins = Pins::open(&place.maps, &MAPS)?;
         Ok(Hooks { place, pins })
     }

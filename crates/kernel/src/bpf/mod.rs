@@ -10,6 +10,7 @@
 mod attach;
 mod epoch;
 mod fastpath;
+mod features;
 mod hooks;
 mod maps;
 mod sizes;

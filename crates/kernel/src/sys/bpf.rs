@@ -6,6 +6,7 @@ use std::path::Path;
 
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
+const PROG_LOAD: libc::c_long = 5;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
@@ -249,4 +250,85 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// A kind of program: its type, and where it is to be attached, by their numbers in linux/bpf.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProgramKind {
+    program: u32,
+    attach: u32,
+}
+
+impl ProgramKind {
+    /// `BPF_PROG_TYPE_SCHED_CLS`.
+    pub(crate) const CLASSIFIER: ProgramKind = ProgramKind { program: 3, attach: 0 };
+    /// `BPF_CGROUP_INET4_CONNECT` and the others at sockets.
+    pub(crate) const CONNECT4: ProgramKind = ProgramKind::at_sockets(10);
+    pub(crate) const CONNECT6: ProgramKind = ProgramKind::at_sockets(11);
+    pub(crate) const SENDMSG4: ProgramKind = ProgramKind::at_sockets(14);
+    pub(crate) const SENDMSG6: ProgramKind = ProgramKind::at_sockets(15);
+    pub(crate) const RECVMSG4: ProgramKind = ProgramKind::at_sockets(19);
+    pub(crate) const RECVMSG6: ProgramKind = ProgramKind::at_sockets(20);
+    pub(crate) const GETPEERNAME4: ProgramKind = ProgramKind::at_sockets(29);
+    pub(crate) const GETPEERNAME6: ProgramKind = ProgramKind::at_sockets(30);
+
+    /// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
+    const fn at_sockets(attach: u32) -> ProgramKind {
+        ProgramKind { program: 18, attach }
+    }
+}
+
+/// The part of `union bpf_attr` for loading.
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttr {
+    program: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    link: u32,
+    attach: u32,
+}
+
+/// `struct bpf_insn`: code, registers (destination in the lower half), offset, and a number.
+fn instruction(code: u8, register: u8, number: i32) -> [u8; 8] {
+    let [a, b, c, d] = number.to_ne_bytes();
+    [code, register, 0, 0, a, b, c, d]
+}
+
+/// Loads the least program of a kind, which may call a helper with so many zeros (with none of them, with what the program was given), and
+/// drops it at once.
+///
+/// # Errors
+/// EPERM without the right to load; EINVAL or EACCES where the kernel knows no such kind, or its programs may not call that helper.
+pub(crate) fn load_and_drop(kind: ProgramKind, helper: Option<(i32, u8)>) -> io::Result<()> {
+    const MOVE: u8 = 0xb7;
+    const CALL: u8 = 0x85;
+    const EXIT: u8 = 0x95;
+    let mut program: Vec<[u8; 8]> = Vec::new();
+    if let Some((number, zeros)) = helper {
+        program.extend((1..=zeros).map(|register| instruction(MOVE, register, 0)));
+        program.push(instruction(CALL, 0, number));
+    }
+    // A program at a socket says with 1 that it has no objection.
+    program.extend([instruction(MOVE, 0, 1), instruction(EXIT, 0, 0)]);
+    let mut attr = LoadAttr {
+        program: kind.program,
+        instruction_count: u32::try_from(program.len()).unwrap_or(u32::MAX),
+        instructions: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        attach: kind.attach,
+        ..LoadAttr::default()
+    };
+    let fd = call(PROG_LOAD, &mut attr)?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just given this number, and nobody else knows it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok(())
 }
