@@ -295,7 +295,6 @@ impl Applier {
         let hooks = self.sync_hooks(looks.net);
         // What a link takes may be another, by which nothing has been learnt yet.
         if hooks.written > 0 {
-            self.fastpath.forget();
             self.reaper.forget();
         }
         let old = std::mem::replace(&mut self.lowered, intent.clone());

@@ -3,13 +3,13 @@
 //! Invariants: ADD answers only when the pod's policy is in the kernel; until then the pod's interface drops everything, since its addresses
 //! are in none of the maps that let packets pass. An address is given out again only after the kernel has let go of its former owner.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bowline_cni::wire::{AddRequest, CheckRequest, DelRequest, GcRequest, Reply, Request, accept_one, answer};
 use bowline_cni::{CniError, CniResult, Interface, IpConfig, Route, code, journal};
@@ -33,6 +33,13 @@ const POLICY_WAIT: Duration = Duration::from_secs(20);
 
 /// How long ADD waits for an agent that has just started: a pod that comes while one replaces another should not be held up by a retry.
 const START_WAIT: Duration = Duration::from_secs(10);
+
+/// How long an attachment has had no interface when it is collected: a DEL that an agent's end cut short leaves it so. An ADD makes the interface
+/// within moments of writing the attachment down.
+const LINKLESS: Duration = Duration::from_secs(5);
+
+/// How long its pod has been unknown: the API server may tell of a pod later than the runtime.
+const UNKNOWN: Duration = Duration::from_secs(30);
 
 /// How long DEL waits for the kernel to let go before the address is kept back instead.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);
@@ -185,7 +192,8 @@ impl CniServer {
         let record = self.record(request, &key)?;
         let done = self.attach(&record, netns);
         if done.is_err() {
-            self.release(&key, &record);
+            // The runtime is told why the pod could not be attached; what is left of it the collector finds.
+            let _ = self.release(&key, &record);
         }
         done
     }
@@ -234,7 +242,7 @@ impl CniServer {
         // Only now: what is written from the intent has to be the last word on the pod's route.
         self.tell(attached(record))?;
         let name = record.intent.host_ifname.clone();
-        self.wait_applied(POLICY_WAIT, |applied| applied.holds_pod(&name)).map_err(|()| {
+        self.wait_applied(POLICY_WAIT, |applied| applied.holds_pod(&name)).map_err(|_| {
             let why = if self.published.borrow().intent.policy.pods.contains_key(&name) {
                 "its policy is not in the kernel yet"
             } else {
@@ -250,8 +258,7 @@ impl CniServer {
         let record = lock(&self.held).get(&key).cloned();
         if let Some(record) = record {
             self.detach(&record)?;
-            self.release(&key, &record);
-            return Ok(());
+            return self.release(&key, &record);
         }
         // Nothing is known of it: a link of that name can still be there if the record was lost.
         let mut node = Netlink::open().map_err(|e| io_failure("no netlink socket", e))?;
@@ -264,22 +271,31 @@ impl CniServer {
     }
 
     /// Lets go of everything: kernel first, then the address, then the record. What cannot be finished stays for the collector.
-    fn release(&self, key: &AttachmentKey, record: &Record) {
-        if self.detach(record).is_err() || self.tell(Change::Detached(record.intent.host_ifname.clone())).is_err() {
-            return;
+    ///
+    /// # Errors
+    /// When the agent ends meanwhile: who asks once more is answered by the next one.
+    fn release(&self, key: &AttachmentKey, record: &Record) -> Result<(), CniError> {
+        if self.detach(record).is_err() {
+            return Ok(());
         }
+        self.tell(Change::Detached(record.intent.host_ifname.clone()))?;
         let name = record.intent.host_ifname.clone();
-        if self.wait_applied(RELEASE_WAIT, |applied| applied.lets_go_of(&name)).is_err() {
-            tracing::warn!(link = %name, "the kernel still holds a removed pod; its address is kept back");
-            return;
+        match self.wait_applied(RELEASE_WAIT, |applied| applied.lets_go_of(&name)) {
+            Ok(()) => {}
+            Err(Unfinished::InTime) => {
+                tracing::warn!(link = %name, "the kernel still holds a removed pod; its address is kept back");
+                return Ok(());
+            }
+            Err(Unfinished::Ever) => return Err(again("the agent is stopping", "")),
         }
         if let Err(error) = self.records.remove(&name) {
             tracing::warn!(%error, link = %name, "attachment record cannot be removed");
-            return;
+            return Ok(());
         }
         lock(&self.held).remove(key);
         let freed_at = self.releases.fetch_add(1, Ordering::Relaxed);
         let _ = self.with_pool(|pool| pool.release(key, freed_at));
+        Ok(())
     }
 
     fn check(&self, request: &CheckRequest, netns: OwnedFd) -> Result<CniResult, CniError> {
@@ -306,7 +322,7 @@ impl CniServer {
             .collect();
         for (key, record) in stale {
             tracing::info!(container = record.container_id, link = %record.intent.host_ifname, "attachment collected");
-            self.release(&key, &record);
+            self.release(&key, &record)?;
         }
         Ok(())
     }
@@ -335,25 +351,30 @@ impl CniServer {
         }
     }
 
-    /// Collects what no DEL came for: attachments whose interface or pod was gone both now and at the last look (given back last time).
-    pub(crate) fn collect(&self, gone_before: &mut BTreeSet<Arc<str>>) {
+    /// Collects what no DEL came for: attachments whose interface or pod has been gone for a while, of which `gone` says since when.
+    pub(crate) fn collect(&self, gone: &mut BTreeMap<Arc<str>, Instant>) {
         let Ok(mut node) = Netlink::open() else { return };
         let orphans = self.published.borrow().orphans.clone();
-        let mut gone_now = BTreeSet::new();
+        let (now, mut still) = (Instant::now(), BTreeMap::new());
         let held: Vec<(AttachmentKey, Record)> = lock(&self.held).iter().map(|(k, r)| (k.clone(), r.clone())).collect();
         for (key, record) in held {
             let name = record.intent.host_ifname.clone();
-            if !orphans.contains(&name) && !matches!(node.link(&name), Ok(None)) {
+            let patience = match node.link(&name) {
+                Ok(None) => LINKLESS,
+                _ if orphans.contains(&name) => UNKNOWN,
+                _ => continue,
+            };
+            let since = gone.get(&name).copied().unwrap_or(now);
+            if now.duration_since(since) < patience {
+                still.insert(name, since);
                 continue;
             }
-            if gone_before.contains(&name) {
-                tracing::info!(container = record.container_id, link = %name, "attachment without pod or interface collected");
-                self.release(&key, &record);
-            } else {
-                gone_now.insert(name);
+            tracing::info!(container = record.container_id, link = %name, "attachment without pod or interface collected");
+            if self.release(&key, &record).is_err() {
+                return;
             }
         }
-        *gone_before = gone_now;
+        *gone = still;
     }
 
     /// Runs `f` on the node's address pool, with the subnets that the node has now.
@@ -370,15 +391,24 @@ impl CniServer {
         self.changes.blocking_send(change).map_err(|_| again("the agent is stopping", ""))
     }
 
-    fn wait_applied(&self, limit: Duration, good: impl FnMut(&Applied) -> bool) -> Result<(), ()> {
+    fn wait_applied(&self, limit: Duration, good: impl FnMut(&Applied) -> bool) -> Result<(), Unfinished> {
         let mut applied = self.applied.clone();
         self.runtime.block_on(async move {
             match tokio::time::timeout(limit, applied.wait_for(good)).await {
                 Ok(Ok(_)) => Ok(()),
-                Ok(Err(_)) | Err(_) => Err(()),
+                Ok(Err(_)) => Err(Unfinished::Ever),
+                Err(_) => Err(Unfinished::InTime),
             }
         })
     }
+}
+
+/// Why what was waited for did not come.
+enum Unfinished {
+    /// It may yet.
+    InTime,
+    /// The agent ends.
+    Ever,
 }
 
 fn verb(request: &Request) -> &'static str {

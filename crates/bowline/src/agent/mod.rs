@@ -59,6 +59,9 @@ use turn::{CHANNEL_CHANGES, Published, Turn};
 /// How often attachments are looked over for containers that are gone.
 const COLLECT_EVERY: Duration = Duration::from_secs(30);
 
+/// The same where there may be something to collect.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// How long tasks may take to end once the agent is told to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(8);
 
@@ -278,7 +281,7 @@ async fn keep_house(config: AgentConfig, teller: Teller, cni: Arc<CniServer>, st
         () = stop.cancelled() => return,
         ready = applied.wait_for(|a| a.intent.revision > 0 && a.intent.routes.local.is_some()) => if ready.is_err() { return },
     }
-    let mut gone = std::collections::BTreeSet::new();
+    let mut gone = std::collections::BTreeMap::new();
     let config = Arc::new(config);
     loop {
         let (server, before, house, config) = (cni.clone(), std::mem::take(&mut gone), teller.house.clone(), config.clone());
@@ -292,7 +295,7 @@ async fn keep_house(config: AgentConfig, teller: Teller, cni: Arc<CniServer>, st
         gone = looked.await.unwrap_or_default();
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(COLLECT_EVERY) => {}
+            () = tokio::time::sleep(if gone.is_empty() { COLLECT_EVERY } else { LOOK_AGAIN }) => {}
         }
     }
 }
