@@ -17,7 +17,7 @@ use clap::Parser;
 const SERIES: [&str; 2] = ["6.1", "6.12"];
 
 /// The fast path and the socket hooks, with packets, by the tests of the crate that loads them.
-const UNITS: &[&str] = &["bpf::", "netlink::", "nft::", "conntrack::", "sockdiag::"];
+const UNITS: &[&str] = &["bpf::", "netlink::", "nft::", "conntrack::", "sockdiag::", "nflog::"];
 
 /// The same with an agent: services at the socket, and nothing left. Not those rows that have to be within a time, nor
 /// traffic at a rate that an emulated machine has not.
