@@ -190,8 +190,8 @@ pub(crate) const CODES: &[Explained] = &[
     Explained {
         code: 1312,
         title: "packets of pods take the kernel's own way",
-        text: "serviceMode is ebpf or auto and fastPath is not false, but the kernel or the node lacks something for the programs at links: Linux 5.11,\n\
-               the BPF file system mounted, the capabilities BPF, PERFMON and NET_ADMIN. Everything works without them, slower. The\n\
+        text: "serviceMode is ebpf or auto and fastPath is not false, but the kernel or the node lacks something for the programs at links:\n\
+               Linux 5.11, the BPF file system mounted, the capabilities BPF, PERFMON and NET_ADMIN. Everything works without them, slower. The\n\
                agent tries again, at least every minute. With auto this is a note and no problem; with fastPath: false nothing is wanted and\n\
                nothing reported.",
     },

@@ -2,7 +2,7 @@
 //!
 //! Addresses are IPv6 ones, IPv4 mapped (RFC 4291 section 2.5.5.2). Addresses and ports are in network byte order, counts in the machine's.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Bytes of a [`FrontendKey`].
 pub const FRONTEND_KEY: usize = 20;
@@ -200,6 +200,15 @@ fn address_bytes(address: IpAddr) -> [u8; 16] {
 }
 
 impl FrontendKey {
+    /// Those under which a socket finds what it addresses, in the order in which the programs look: its own address, and where that is a
+    /// loopback one and the socket in the node's own network namespace, the node's ports.
+    pub fn asked(address: IpAddr, port: u16, protocol: u8, on_node: bool) -> impl Iterator<Item = FrontendKey> {
+        let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+        let of_node = [(any, Kind::NodePort), (address, Kind::HostPort), (any, Kind::HostPort)];
+        let of_node = of_node.into_iter().filter(move |_| on_node && address.is_loopback());
+        [(address, Kind::Vip)].into_iter().chain(of_node).map(move |(address, kind)| FrontendKey { address, port, protocol, kind })
+    }
+
     /// Its bytes.
     pub fn to_bytes(&self) -> [u8; FRONTEND_KEY] {
         let kind = match self.kind {

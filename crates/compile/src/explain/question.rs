@@ -116,6 +116,9 @@ pub(crate) fn whom(text: &str, namespace: &str) -> Result<Whom, String> {
     match *parts {
         ["node", name] => Ok(Whom::Node(name.into())),
         [word] => Ok(Whom::Word { word: word.into(), namespace: namespace.into() }),
+        // As kubectl takes them; a namespace of such a name is told by three parts.
+        ["pod", name] => Ok(named(Some(NameKind::Pod), namespace, name)),
+        ["svc" | "service", name] => Ok(named(Some(NameKind::Service), namespace, name)),
         [namespace, name] => Ok(named(None, namespace, name)),
         ["pod", namespace, name] => Ok(named(Some(NameKind::Pod), namespace, name)),
         ["svc" | "service", namespace, name] => Ok(named(Some(NameKind::Service), namespace, name)),
@@ -168,6 +171,8 @@ mod tests {
             ("shop/api:http/TCP", named(None, "shop", "api"), Some(PortAsked::Name("http".into())), Protocol::Tcp),
             ("shop/api", named(None, "shop", "api"), None, Protocol::Tcp),
             ("svc/shop/api:1", named(Some(NameKind::Service), "shop", "api"), number(1), Protocol::Tcp),
+            ("svc/api:1", named(Some(NameKind::Service), "default", "api"), number(1), Protocol::Tcp),
+            ("pod/api-0", named(Some(NameKind::Pod), "default", "api-0"), None, Protocol::Tcp),
             ("pod/shop/api-0.x:65535/sctp", named(Some(NameKind::Pod), "shop", "api-0.x"), number(65535), Protocol::Sctp),
             ("node/n1:22", Whom::Node("n1".into()), number(22), Protocol::Tcp),
             ("web:80", word(), number(80), Protocol::Tcp),

@@ -1,9 +1,9 @@
 //! What the programs at the socket hooks do with the maps: `c/sockets.c` of the bpf crate, without a kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use bowline_bpf::abi::{Endpoint, EndpointKey, FrontendKey, Kind};
+use bowline_bpf::abi::{Endpoint, EndpointKey, FrontendKey};
 
 use crate::objects::sockets::{SocketKey, SocketValue};
 
@@ -24,16 +24,8 @@ pub fn connect(maps: &BTreeMap<SocketKey, SocketValue>, address: IpAddr, protoco
         Some(SocketValue::Frontend(frontend)) => Some((key, *frontend)),
         Some(SocketValue::Endpoint(_) | SocketValue::Live) | None => None,
     };
-    let vip = FrontendKey { address, port, protocol, kind: Kind::Vip };
-    let of_node = || {
-        let unspecified = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let ports = [(unspecified, Kind::NodePort), (address, Kind::HostPort), (unspecified, Kind::HostPort)];
-        ports
-            .into_iter()
-            .filter(|_| on_node && address.is_loopback())
-            .find_map(|(address, kind)| find(FrontendKey { address, kind, ..vip }))
-    };
-    let Some((key, frontend)) = find(vip).or_else(of_node) else { return Socket::AsItIs };
+    let asked = FrontendKey::asked(address, port, protocol, on_node).find_map(find);
+    let Some((key, frontend)) = asked else { return Socket::AsItIs };
     if frontend.endpoints == 0 {
         return Socket::Refused;
     }

@@ -4,10 +4,9 @@
 //! destroyed: the program gets ECONNABORTED, connects again, and finds an endpoint that is there. Sockets that send without being connected
 //! need none of this: they are translated with every datagram.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use bowline_bpf::abi::{self, Endpoint, FrontendKey, Kind, LiveKey, PeerKey};
+use bowline_bpf::abi::{self, Endpoint, FrontendKey, LiveKey, PeerKey};
 use bowline_model::{Family, Protocol};
 
 use super::hooks::BpfError;
@@ -55,17 +54,7 @@ impl Sweeper {
         let Ok(Some(value)) = self.peers.elements().get(&key.to_bytes()) else { return false };
         let Some(known_as) = Endpoint::from_bytes(&value) else { return false };
         let gone = |frontend| matches!(self.live.elements().get(&LiveKey { frontend, endpoint }.to_bytes()), Ok(None));
-        frontends(&known_as).into_iter().all(gone)
+        // A loopback address that was translated was the node's.
+        FrontendKey::asked(known_as.address, known_as.port, Protocol::Udp.number(), true).all(gone)
     }
-}
-
-/// The frontends that a socket may have been translated from: a loopback address was the node's.
-fn frontends(known_as: &Endpoint) -> Vec<FrontendKey> {
-    let of = |(address, kind)| FrontendKey { address, port: known_as.port, protocol: Protocol::Udp.number(), kind };
-    let own = known_as.address;
-    if !own.is_loopback() {
-        return vec![of((own, Kind::Vip))];
-    }
-    let any = if own.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    [(own, Kind::HostPort), (any, Kind::HostPort), (any, Kind::NodePort)].map(of).to_vec()
 }

@@ -18,8 +18,9 @@
 //! A row is a sender (a pod, a node, or the client outside, `out`), perhaps `via` a node by which the client's packets come, and a
 //! destination; then `reject`, `drop`, `untouched` (no service has to do with it: it goes where it was addressed to), or those who
 //! answer, all of them in the end: `x:8080` sees the sender's own address, `x:8080<n1` that of n1. `kept` after them says that one client
-//! has only one of them. A row that begins with `4:` or `6:` is of one family, one that begins with `nftables:` or `ebpf:` of one mode. `health n1:31000 = 2` is what a load balancer is told,
-//! `problems 3002` what the compiler complains about, and `off-wire REASON` keeps a case from being run with real packets.
+//! has only one of them. A row that begins with `4:` or `6:` is of one family, one that begins with `nftables:` or `ebpf:` of one mode.
+//! `health n1:31000 = 2` is what a load balancer is told, `problems 3002` what the compiler complains about, and `off-wire REASON` keeps a case
+//! from being run with real packets.
 //!
 //! Who has which address is not the table's affair: whoever runs it says so ([`Places`]), and has to give `v…` (cluster addresses), `e…`
 //! (allowed from outside), and the other names that [`place`] knows.
