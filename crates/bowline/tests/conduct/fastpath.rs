@@ -146,15 +146,18 @@ pub(crate) fn limited(bench: &Bench) -> Result<String> {
     let first = server.ip(lab.families().first().copied().unwrap_or(false))?;
     let route: serde_json::Value = serde_json::from_str(&shell(lab, "n1", &format!("ip -j route get {first}"))?)?;
     let link = route[0]["dev"].as_str().context("no link")?.to_owned();
-    let mut flows = Generator::in_pod(lab, "limited-client", &words.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let carries = || {
+    let begin = || Generator::in_pod(lab, "limited-client", &words.iter().map(String::as_str).collect::<Vec<_>>());
+    // So many that flows of both families are among them.
+    let carries = |when: &str| {
         let there = carried(lab, "n1")?;
         eventually(|| {
-            ensure!(carried(lab, "n1")? > there + 100, "nothing is carried");
+            let count = carried(lab, "n1")? - there;
+            ensure!(count > ENOUGH / 4, "{count} are carried{when}");
             Ok(())
         })
     };
-    carries()?;
+    let mut flows = begin()?;
+    carries(" before a limit")?;
     let before = at_links(lab, "n1")?;
     shell(lab, "n1", &format!("tc qdisc add dev {link} root tbf rate 1gbit burst 1mb latency 50ms"))?;
     let begun = Instant::now();
@@ -169,13 +172,17 @@ pub(crate) fn limited(bench: &Bench) -> Result<String> {
     })?;
     let (sent, bucket) = (sent_by(&mut flows)? - sent, through_the_bucket(lab, &link)? - bucket);
     ensure!(bucket * 100 >= sent * 99, "{bucket} of {sent} datagrams came by the limit");
+    // While a root discipline is exchanged, a link has one that drops all (dev_deactivate): what the stack sends then is
+    // lost, with or without an agent, and is not counted here. What is carried does not see that, above.
+    let mut all = all_answered(&flows.finish()?)?;
     shell(lab, "n1", &format!("tc qdisc del dev {link} root"))?;
     let begun = Instant::now();
     while at_links(lab, "n1")? != before {
         ensure!(begun.elapsed() < 3 * WITHIN, "not back within {} s: {:?}", (3 * WITHIN).as_secs(), at_links(lab, "n1")?);
     }
-    carries()?;
-    let all = all_answered(&flows.finish()?)?;
+    let flows = begin()?;
+    carries(" after the limit")?;
+    all += all_answered(&flows.finish()?)?;
     lab.delete("pod", &["limited-server", "limited-client"])?;
     Ok(format!(
         "{bucket} of {sent} by the limit, programs off after {} ms and back without it, 0 of {all} datagrams lost",
