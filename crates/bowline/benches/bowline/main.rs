@@ -17,6 +17,7 @@ mod paths;
 mod peers;
 mod policies;
 #[path = "../../tests/common/populate.rs"]
+#[allow(dead_code, reason = "tests use the other part")]
 mod populate;
 mod proxies;
 mod report;

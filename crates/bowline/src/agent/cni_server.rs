@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 use super::apply::Applied;
 use super::attachments::{Record, Records};
 use super::turn::Published;
+use crate::watch::Unheard;
 
 /// How long ADD waits for the pod to be known and its policy to be in force before the runtime is told to try again.
 const POLICY_WAIT: Duration = Duration::from_secs(20);
@@ -53,6 +54,7 @@ pub(crate) struct CniServer {
     changes: mpsc::Sender<Change>,
     published: watch::Receiver<Published>,
     applied: watch::Receiver<Applied>,
+    unheard: watch::Receiver<Unheard>,
     /// Counts releases, so that the address that has been free longest is known without a clock.
     releases: AtomicU64,
     runtime: Handle,
@@ -66,6 +68,8 @@ pub(crate) struct Channels {
     pub(crate) published: watch::Receiver<Published>,
     /// From the kernel thread.
     pub(crate) applied: watch::Receiver<Applied>,
+    /// From the watches: what policies are made of and is not heard.
+    pub(crate) unheard: watch::Receiver<Unheard>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -111,6 +115,7 @@ impl CniServer {
             changes: channels.changes,
             published: channels.published,
             applied: channels.applied,
+            unheard: channels.unheard,
             releases: AtomicU64::new(1),
             runtime: Handle::current(),
         })
@@ -249,6 +254,11 @@ impl CniServer {
                 "the API server has not told of the pod yet"
             };
             again("the pod's policy is not in force, so the pod stays closed", why)
+        })?;
+        // The pod is newer than what a watch that broke has told: there may be policies for it of which nothing is known yet.
+        self.wait(&self.unheard, POLICY_WAIT, Unheard::is_empty).map_err(|_| {
+            let kinds: Vec<String> = self.unheard.borrow().iter().map(|kind| format!("{kind:?}")).collect();
+            again("policies may have changed without this node's hearing", format!("no watch of {} at the moment", kinds.join(", ")))
         })?;
         Ok(result(record))
     }
@@ -392,9 +402,13 @@ impl CniServer {
     }
 
     fn wait_applied(&self, limit: Duration, good: impl FnMut(&Applied) -> bool) -> Result<(), Unfinished> {
-        let mut applied = self.applied.clone();
+        self.wait(&self.applied, limit, good)
+    }
+
+    fn wait<T>(&self, state: &watch::Receiver<T>, limit: Duration, good: impl FnMut(&T) -> bool) -> Result<(), Unfinished> {
+        let mut state = state.clone();
         self.runtime.block_on(async move {
-            match tokio::time::timeout(limit, applied.wait_for(good)).await {
+            match tokio::time::timeout(limit, state.wait_for(good)).await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(_)) => Err(Unfinished::Ever),
                 Err(_) => Err(Unfinished::InTime),

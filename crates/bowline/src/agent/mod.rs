@@ -84,7 +84,8 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let ledger = Ledger::open(&config.cluster_cidrs);
     let (worlds, onlookers) = mpsc::channel(1);
     let turn = Turn::new(settings(&config), heard, onlookers, published_to, names_to, ledger.clone());
-    let channels = Channels { changes: changes.clone(), published: published.clone(), applied: applied.clone() };
+    let guards = crate::watch::Guards::new(Some(&config.state_dir));
+    let channels = Channels { changes: changes.clone(), published: published.clone(), applied: applied.clone(), unheard: guards.unheard() };
     let cni = Arc::new(CniServer::open(&config.state_dir, channels).await.with_context(|| config.state_dir.display().to_string())?);
     // Others hold senders of changes for as long as the process lives, so the turn does not end by itself.
     tasks.spawn(until(stop.clone(), turn.run()));
@@ -126,7 +127,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let url = api::named(&access);
     tracing::info!(server = url, "API server chosen");
     let client = crate::watch::client(access)?;
-    let outage = crate::watch::start(&client, &config.node_name, &changes, &tasks, &stop);
+    let outage = crate::watch::start(&client, &config.node_name, (&changes, &guards), &tasks, &stop);
     drop(changes);
     tasks.spawn(until(stop.clone(), api::tell_of_trouble(client.clone(), outage, url, teller.clone())));
     tasks.spawn(until(stop.clone(), network::tell_node(client, teller.clone())));

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bowline_compile::{Flow, Judge};
 use bowline_dataplane::service::nftables::TRANSLATED_MARK;
 use bowline_kernel::conntrack::{Conntrack, ConntrackError, Entry};
+use bowline_kernel::netlink::Netlink;
 use bowline_model::Protocol;
 use bowline_model::intent::Intent;
 use bowline_model::intent::policy::{Action, Peers, PolicyIntent, PortMatch, SetId, TierRule};
@@ -70,11 +71,12 @@ impl Work {
     /// When the kernel does not answer.
     pub(super) fn cut(&self, newest: &dyn Fn() -> Arc<Intent>) -> Result<usize, ConntrackError> {
         let mut conntrack = Conntrack::open()?;
-        let view = View::of(&self.new);
+        let local = local_addresses();
+        let view = View::of(&self.new, &local);
         let mut doomed = conntrack.entries_where(|entry| self.dooms(entry, &view))?;
         let newest = newest();
         if newest.revision != self.new.revision {
-            let view = View::of(&newest);
+            let view = View::of(&newest, &local);
             doomed.retain(|entry| self.dooms(entry, &view));
         }
         conntrack.delete_all(&doomed)
@@ -87,16 +89,31 @@ impl Work {
     }
 }
 
+/// The addresses at the node's links, pods' not among them. Where the kernel does not tell, nobody has any: more is cut then, not less.
+fn local_addresses() -> BTreeSet<IpAddr> {
+    match Netlink::open().and_then(|mut netlink| netlink.addresses()) {
+        Ok(addresses) => addresses.iter().map(|held| held.address.addr()).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "the node's addresses are not to be had; its own connections may be cut");
+            BTreeSet::new()
+        }
+    }
+}
+
 /// An intent as connections are held against it.
 struct View<'a> {
-    own: OwnAddresses,
+    own: OwnAddresses<'a>,
     judge: Judge<'a>,
     frontends: Datagrams<'a>,
 }
 
 impl<'a> View<'a> {
-    fn of(intent: &'a Intent) -> View<'a> {
-        View { own: OwnAddresses::of(intent), judge: Judge::new(&intent.policy, &intent.pods), frontends: Datagrams::of(&intent.services) }
+    fn of(intent: &'a Intent, local: &'a BTreeSet<IpAddr>) -> View<'a> {
+        View {
+            own: OwnAddresses::of(intent, local),
+            judge: Judge::new(&intent.policy, &intent.pods),
+            frontends: Datagrams::of(&intent.services),
+        }
     }
 }
 
@@ -176,7 +193,7 @@ impl Gone {
         self.addresses.is_empty()
     }
 
-    fn concerns(&self, entry: &Entry, own: &OwnAddresses) -> bool {
+    fn concerns(&self, entry: &Entry, own: &OwnAddresses<'_>) -> bool {
         [entry.original.source, entry.backend().0].iter().any(|address| {
             let of_nobody = || !own.pods.contains(address) && self.subnets.iter().any(|subnet| subnet.contains(address));
             self.addresses.contains(address) || of_nobody()
@@ -185,16 +202,19 @@ impl Gone {
 }
 
 /// Addresses of this node and its pods.
-struct OwnAddresses {
+struct OwnAddresses<'a> {
+    /// By which others know the node.
     node: BTreeSet<IpAddr>,
+    /// All at its links, by which it may begin connections itself.
+    local: &'a BTreeSet<IpAddr>,
     pods: BTreeSet<IpAddr>,
 }
 
-impl OwnAddresses {
-    fn of(intent: &Intent) -> OwnAddresses {
+impl OwnAddresses<'_> {
+    fn of<'a>(intent: &Intent, local: &'a BTreeSet<IpAddr>) -> OwnAddresses<'a> {
         let node = intent.routes.local.iter().flat_map(|local| local.internal.values().copied()).collect();
         let pods = intent.pods.pods.values().flat_map(|pod| pod.ips.values().copied()).collect();
-        OwnAddresses { node, pods }
+        OwnAddresses { node, local, pods }
     }
 
     fn concerns_pods(&self, entry: &Entry) -> bool {
@@ -205,8 +225,13 @@ impl OwnAddresses {
     fn flow(&self, entry: &Entry) -> Flow {
         let (to, port) = entry.backend();
         let mut flow = Flow::between(entry.original.source, to, entry.original.protocol, port);
-        flow.from_own_node = self.node.contains(&entry.original.source);
+        flow.from_own_node = self.is_nodes(&entry.original.source);
         flow
+    }
+
+    /// Whether the node itself speaks from the address: nobody else's packets with one of those come in.
+    fn is_nodes(&self, address: &IpAddr) -> bool {
+        self.node.contains(address) || self.local.contains(address) || address.is_loopback()
     }
 }
 
@@ -231,7 +256,7 @@ impl<'a> Datagrams<'a> {
     }
 
     /// Whether a UDP flow goes where its frontend would send nothing now, or to nobody where there is somebody by now.
-    fn is_stale(&self, entry: &Entry, own: &OwnAddresses) -> bool {
+    fn is_stale(&self, entry: &Entry, own: &OwnAddresses<'_>) -> bool {
         if entry.original.protocol != Protocol::Udp.number() {
             return false;
         }
@@ -239,7 +264,7 @@ impl<'a> Datagrams<'a> {
         let (from, to) = (entry.original.source, entry.original.destination);
         let (ip, Some(backend_port)) = entry.backend() else { return false };
         let backend = Endpoint { ip, port: backend_port };
-        let begun_here = own.node.contains(&from) || own.pods.contains(&from);
+        let begun_here = own.is_nodes(&from) || own.pods.contains(&from);
         let moves = |frontends: &[&'a Frontend]| {
             let of = |frontend: &&'a Frontend| frontend.own_endpoints.as_ref().filter(|_| begun_here).unwrap_or(&frontend.endpoints);
             let mut endpoints = frontends.iter().flat_map(of).peekable();
@@ -303,7 +328,7 @@ mod tests {
 
     fn stale(endpoints: &[(&str, u16)], backend: (&str, u16)) -> bool {
         let services = services(endpoints);
-        let own = OwnAddresses { node: BTreeSet::new(), pods: BTreeSet::new() };
+        let own = OwnAddresses { node: BTreeSet::new(), local: &BTreeSet::new(), pods: BTreeSet::new() };
         Datagrams::of(&services).is_stale(&entry(backend.0, backend.1), &own)
     }
 
@@ -371,7 +396,7 @@ mod tests {
             services.services.insert(name, Arc::new(service));
             let mut entry = entry(backend.0, backend.1);
             (entry.original.destination, entry.status) = (node, status);
-            let own = OwnAddresses { node: BTreeSet::from([node]), pods: BTreeSet::new() };
+            let own = OwnAddresses { node: BTreeSet::from([node]), local: &BTreeSet::new(), pods: BTreeSet::new() };
             Datagrams::of(&services).is_stale(&entry, &own)
         };
         const DNAT: u32 = 1 << 5;
@@ -385,7 +410,7 @@ mod tests {
     #[test]
     fn flows_of_a_service_that_is_gone_are_forgotten_and_others_translations_are_not() {
         let none = ServicesIntent::default();
-        let own = OwnAddresses { node: BTreeSet::from(["10.43.0.10".parse().unwrap()]), pods: BTreeSet::new() };
+        let own = OwnAddresses { node: BTreeSet::from(["10.43.0.10".parse().unwrap()]), local: &BTreeSet::new(), pods: BTreeSet::new() };
         let mut entry = entry("10.42.1.7", 53);
         assert!(!Datagrams::of(&none).is_stale(&entry, &own), "a host port, or a container engine's");
         entry.mark = TRANSLATED_MARK;
@@ -400,11 +425,27 @@ mod tests {
         service.frontends[0].own_endpoints = Some(vec![Endpoint { ip: "10.42.2.8".parse().unwrap(), port: 53 }]);
         services.services.insert(name, Arc::new(service));
         let stale = |backend: &str, pods: &[&str]| {
-            let own = OwnAddresses { node: BTreeSet::new(), pods: pods.iter().map(|ip| ip.parse().unwrap()).collect() };
+            let own =
+                OwnAddresses { node: BTreeSet::new(), local: &BTreeSet::new(), pods: pods.iter().map(|ip| ip.parse().unwrap()).collect() };
             Datagrams::of(&services).is_stale(&entry(backend, 53), &own)
         };
         assert!(stale("10.42.2.8", &[]) && !stale("10.42.1.7", &[]), "a client from elsewhere");
         assert!(!stale("10.42.2.8", &["10.42.0.5"]) && stale("10.42.1.7", &["10.42.0.5"]), "a pod of this node");
+    }
+
+    /// Rules tell the node's own packets by their way, not by an address: whichever of its addresses it speaks from, they let it in.
+    #[test]
+    fn the_node_is_known_by_all_its_addresses() {
+        let local = BTreeSet::from(["172.17.0.1".parse().unwrap()]);
+        let pods = BTreeSet::from(["10.42.1.7".parse().unwrap()]);
+        let own = OwnAddresses { node: BTreeSet::from(["192.168.0.1".parse().unwrap()]), local: &local, pods };
+        for (source, is_own) in
+            [("192.168.0.1", true), ("172.17.0.1", true), ("127.0.0.1", true), ("192.168.0.2", false), ("10.42.1.7", false)]
+        {
+            let mut entry = entry("10.42.1.7", 53);
+            entry.original.source = source.parse().unwrap();
+            assert_eq!(own.flow(&entry).from_own_node, is_own, "{source}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::doubt::{Contradiction, Doubt};
 use super::events::{Events, SILENCE};
+use super::guard::Guards;
 use super::line::Line;
 use super::list::{Fresh, Listed, knows_node, list};
 use super::time::{Instant, sleep, sleep_until};
@@ -36,6 +37,9 @@ const PACE: Pace = Pace { first: Duration::from_secs(1), most: Duration::from_se
 /// A kind that was there and that the server says, for so long, it has not: its definition was deleted, and its objects with it.
 const GONE_AFTER: Duration = Duration::from_secs(60);
 
+/// A kind that guards and that the server, for so long, says is not for us: one that has just come up says so of everything.
+const FORBIDDEN_AFTER: Duration = Duration::from_secs(10);
+
 /// What may be over at any time: a list that is doubted, a version that is gone, a watch that ends as soon as it has begun.
 const SHORT_PACE: Pace = Pace { first: Duration::from_millis(500), most: Duration::from_secs(3) };
 
@@ -53,6 +57,7 @@ pub(super) struct Follower<T> {
     line: Arc<Line>,
     node: Arc<str>,
     changes: mpsc::Sender<Change>,
+    guards: Guards,
     /// The newest version that was seen.
     seen: Option<Version>,
     /// What the world was told there is.
@@ -60,6 +65,8 @@ pub(super) struct Follower<T> {
     doubt: Doubt,
     /// Trouble was told of, and is not over.
     troubled: bool,
+    /// The server lacks the kind, and that is believed.
+    absent: bool,
     kind: std::marker::PhantomData<T>,
 }
 
@@ -77,9 +84,20 @@ enum Ended {
 
 impl<T: Watchable> Follower<T> {
     /// A follower that knows nothing yet.
-    pub(super) fn new(line: Arc<Line>, node: Arc<str>, changes: mpsc::Sender<Change>) -> Self {
+    pub(super) fn new(line: Arc<Line>, node: Arc<str>, changes: mpsc::Sender<Change>, guards: Guards) -> Self {
         let kind = std::marker::PhantomData;
-        Follower { line, node, changes, seen: None, known: BTreeSet::new(), doubt: Doubt::default(), troubled: false, kind }
+        Follower {
+            line,
+            node,
+            changes,
+            guards,
+            seen: None,
+            known: BTreeSet::new(),
+            doubt: Doubt::default(),
+            troubled: false,
+            absent: false,
+            kind,
+        }
     }
 
     /// Lists and watches until nobody listens.
@@ -102,7 +120,7 @@ impl<T: Watchable> Follower<T> {
     /// A list that is believed.
     async fn list(&mut self) -> Listed<T> {
         let (mut failures, mut newest) = (0_u32, self.seen.is_none());
-        let mut lacked = None;
+        let mut lacked: Option<Instant> = None;
         loop {
             let outcome = match self.ask_list(newest).await {
                 Ok(listed) => self.judge(listed, newest).await,
@@ -116,27 +134,53 @@ impl<T: Watchable> Follower<T> {
                 }
                 Err(trouble) => trouble,
             };
-            if T::OPTIONAL && self.seen.is_none() && matches!(trouble, Trouble::Refused { code: 403 | 404, .. }) {
-                // The others must not wait for what may not exist here. If nobody listens any more, the next one who tells notices.
-                let _ = self.send(Change::Synced(T::KIND)).await;
+            let lacks = T::OPTIONAL && matches!(trouble, Trouble::Refused { code: 403 | 404, .. });
+            lacked = lacks.then(|| lacked.unwrap_or_else(Instant::now));
+            let patience = self.patience(&trouble);
+            if lacked.zip(patience).is_some_and(|(since, patience)| since.elapsed() >= patience) {
+                self.be_without(&trouble).await;
+            } else {
+                self.tell(&trouble);
             }
-            let gone = T::OPTIONAL && self.seen.is_some() && matches!(trouble, Trouble::Refused { code: 404, .. });
-            lacked = gone.then(|| lacked.unwrap_or_else(Instant::now));
-            if lacked.is_some_and(|since| since.elapsed() >= GONE_AFTER) {
-                tracing::warn!(
-                    kind = T::PLURAL,
-                    objects = self.known.len(),
-                    "the server has no such kind any more, so there is none of it"
-                );
-                (self.seen, lacked) = (None, None);
-                self.known.clear();
-                let _ = self.send(Change::Replace(T::KIND, Vec::new())).await;
-            }
-            self.tell(&trouble);
             newest |= matches!(trouble, Trouble::Expired(_) | Trouble::Doubted(_));
             self.pause(&trouble, failures).await;
             failures += 1;
         }
+    }
+
+    /// Whether there is something to lose by believing that there is no such kind.
+    fn is_held(&self) -> bool {
+        self.seen.is_some() || self.guards.were_there::<T>()
+    }
+
+    /// How long a server has to say steadily that it lacks the kind, or keeps it from us, until that is believed; nothing for never.
+    fn patience(&self, trouble: &Trouble) -> Option<Duration> {
+        match (trouble, self.is_held()) {
+            (Trouble::Refused { code: 404, .. }, true) => Some(GONE_AFTER),
+            (_, true) => None,
+            (Trouble::Refused { code: 403, .. }, false) if T::GUARDS => Some(FORBIDDEN_AFTER),
+            (_, false) => Some(Duration::ZERO),
+        }
+    }
+
+    /// There is no such kind: the others must not wait for what may not exist here, and what there was is gone.
+    async fn be_without(&mut self, trouble: &Trouble) {
+        let change = if self.is_held() {
+            tracing::warn!(kind = T::PLURAL, objects = self.known.len(), "the server has no such kind any more, so there is none of it");
+            Change::Replace(T::KIND, Vec::new())
+        } else {
+            if !self.absent {
+                tracing::info!(kind = T::PLURAL, %trouble, "not to be had of this server; it is done without");
+            }
+            Change::Synced(T::KIND)
+        };
+        self.seen = None;
+        self.known.clear();
+        // If nobody listens any more, the next one who tells notices.
+        let _ = self.send(change).await;
+        self.guards.are_there::<T>(false);
+        self.guards.hear::<T>(true);
+        (self.absent, self.troubled) = (true, true);
     }
 
     async fn ask_list(&self, newest: bool) -> Result<Listed<T>, Trouble> {
@@ -187,6 +231,9 @@ impl<T: Watchable> Follower<T> {
 
     async fn deliver(&mut self, listed: Listed<T>) -> Result<(), Over> {
         self.known = listed.items.iter().map(Watched::key).collect();
+        self.absent = false;
+        // Before the world knows of them: who ends in between has not forgotten them.
+        self.guards.are_there::<T>(!self.known.is_empty());
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for object in listed.items {
             match object.into_decoded() {
@@ -209,7 +256,9 @@ impl<T: Watchable> Follower<T> {
         let mut failures = 0_u32;
         loop {
             let begun = Instant::now();
-            let ended = self.watch_once().await?;
+            let ended = self.watch_once().await;
+            self.guards.hear::<T>(false);
+            let ended = ended?;
             if begun.elapsed() >= LASTED {
                 failures = 0;
             }
@@ -257,6 +306,7 @@ impl<T: Watchable> Follower<T> {
             Err(trouble) => return Ok(Ended::Refused(trouble)),
         };
         self.well();
+        self.guards.hear::<T>(true);
         let until = Instant::now() + Duration::from_secs(u64::from(seconds)) + SILENCE;
         loop {
             let next = tokio::select! {
@@ -283,6 +333,7 @@ impl<T: Watchable> Follower<T> {
                     return Ok(Some(ended));
                 }
                 self.known.insert(object.key());
+                self.guards.are_there::<T>(true);
                 self.send(object.into_change()).await?;
             }
             WatchEvent::Deleted(object) => {
@@ -290,6 +341,7 @@ impl<T: Watchable> Follower<T> {
                     return Ok(Some(ended));
                 }
                 self.known.remove(&object.key());
+                self.guards.are_there::<T>(!self.known.is_empty());
                 self.send(Change::Delete(object.key())).await?;
             }
             WatchEvent::Bookmark(bookmark) => return Ok(self.advance(Some(&bookmark.metadata.resource_version))),
@@ -317,7 +369,7 @@ impl<T: Watchable> Follower<T> {
     async fn pause(&self, trouble: &Trouble, failures: u32) {
         match trouble {
             trouble if trouble.is_of_server() => {}
-            Trouble::Refused { code: 403 | 404, .. } if T::OPTIONAL && self.seen.is_none() => {
+            Trouble::Refused { code: 403 | 404, .. } if self.absent => {
                 sleep(moment(Duration::from_secs(T::ABSENT_SECONDS))).await;
             }
             Trouble::Doubted(_) | Trouble::Expired(_) => sleep(SHORT_PACE.delay(failures)).await,
@@ -336,11 +388,7 @@ impl<T: Watchable> Follower<T> {
         if std::mem::replace(&mut self.troubled, true) {
             return;
         }
-        if T::OPTIONAL {
-            tracing::info!(kind = T::PLURAL, %trouble, "not to be had of this server; it is done without");
-        } else {
-            tracing::warn!(kind = T::PLURAL, %trouble, "watch interrupted; what is in force stays");
-        }
+        tracing::warn!(kind = T::PLURAL, %trouble, "watch interrupted; what is in force stays");
     }
 
     fn well(&mut self) {

@@ -8,6 +8,7 @@
 //! | an answer cut off, too slow, or no list at all | dropped as a whole and asked for again (`list`) |
 //! | 410, in a watch or a list | listed anew: first from memory, not older than what was seen; then the newest |
 //! | 403 or 404 for a kind that a server may lack (ServiceCIDR before Kubernetes 1.33, ClusterNetworkPolicy without its CustomResourceDefinition) | none of it, until it is answered; if it was there, that is believed after a minute of 404 |
+//! | the same for a kind that guards (ClusterNetworkPolicy) and had objects here, after a restart, too | 404 is believed after a minute, 403 never; 403 where it had none, after ten seconds (`guard`) |
 //! | 401 | tokens are read from their file for every question, a kubeconfig when it has changed, keys and certificates when they are refused |
 //! | one of several servers does not answer or answers with 5xx | the next address is asked with the next question (`transport`) |
 //! | a list that is older, or is empty or lacks things and comes from a cluster without this node | asked for again, believed after a minute (`doubt`) |
@@ -22,6 +23,7 @@ mod access;
 mod doubt;
 mod events;
 mod follow;
+mod guard;
 mod line;
 mod list;
 #[cfg(test)]
@@ -41,22 +43,23 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use access::Access;
+pub(crate) use guard::{Guards, Unheard};
 pub(crate) use line::Outage;
 pub(crate) use watched::{ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, ServiceCidr, Watchable};
 
 use follow::Follower;
 use line::Line;
 
-/// Starts a watch of every kind that the world is made of, for the agent of the node of that name. What is returned tells of the server
-/// when it does not serve.
+/// Starts a watch of every kind that the world is made of, for the agent of the node of that name, and tells of changes and of what is
+/// heard. What is returned tells of the server when it does not serve.
 pub(crate) fn start(
     client: &Client,
     node: &str,
-    changes: &mpsc::Sender<Change>,
+    told: (&mpsc::Sender<Change>, &Guards),
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> watch::Receiver<Outage> {
-    let source = Source { line: Arc::new(Line::new(client.clone())), node: node.into(), changes, tasks, stop };
+    let source = Source { line: Arc::new(Line::new(client.clone())), node: node.into(), told, tasks, stop };
     source.follow::<Node>();
     source.follow::<Namespace>();
     source.follow::<Pod>();
@@ -72,14 +75,15 @@ pub(crate) fn start(
 struct Source<'a> {
     line: Arc<Line>,
     node: Arc<str>,
-    changes: &'a mpsc::Sender<Change>,
+    told: (&'a mpsc::Sender<Change>, &'a Guards),
     tasks: &'a TaskTracker,
     stop: &'a CancellationToken,
 }
 
 impl Source<'_> {
     fn follow<T: Watchable>(&self) {
-        let follower = Follower::<T>::new(self.line.clone(), self.node.clone(), self.changes.clone());
+        let (changes, guards) = self.told;
+        let follower = Follower::<T>::new(self.line.clone(), self.node.clone(), changes.clone(), guards.clone());
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {

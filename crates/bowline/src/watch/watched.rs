@@ -24,6 +24,8 @@ pub(crate) trait Watchable: Clone + std::fmt::Debug + Send + Sync + 'static {
     const PLURAL: &'static str;
     /// Whether a server may lack the kind, or keep it from us, and all is well without it.
     const OPTIONAL: bool = false;
+    /// Whether policies are made of it, so that something is allowed where it is not known.
+    const GUARDS: bool = false;
     /// While a server lacks it, it is asked for again within so many seconds.
     const ABSENT_SECONDS: u64 = 600;
 }
@@ -44,11 +46,11 @@ macro_rules! watchable {
 }
 
 watchable!(Node, "", "nodes");
-watchable!(Namespace, "", "namespaces");
-watchable!(Pod, "", "pods");
+watchable!(Namespace, "", "namespaces", GUARDS: bool = true);
+watchable!(Pod, "", "pods", GUARDS: bool = true);
 watchable!(Service, "", "services");
 watchable!(EndpointSlice, "discovery.k8s.io", "endpointslices");
-watchable!(NetworkPolicy, "networking.k8s.io", "networkpolicies");
+watchable!(NetworkPolicy, "networking.k8s.io", "networkpolicies", GUARDS: bool = true);
 watchable!(ServiceCidr, "networking.k8s.io", "servicecidrs", OPTIONAL: bool = true);
 watchable!(
     ClusterNetworkPolicy,
@@ -56,6 +58,7 @@ watchable!(
     "clusternetworkpolicies",
     VERSION: &'static str = "v1alpha2",
     OPTIONAL: bool = true,
+    GUARDS: bool = true,
     // Who installs the kind means to use it.
     ABSENT_SECONDS: u64 = 120
 );

@@ -1,4 +1,4 @@
-//! Services in bulk, made through an API as fast as it takes them: for checks and benches of large clusters.
+//! Services and policies in bulk, made through an API as fast as it takes them: for checks and benches of large clusters.
 //!
 //! Services without selectors, of one port, and an EndpointSlice for each; the endpoints are addresses of pod networks that no node has.
 
@@ -10,10 +10,11 @@ use anyhow::{Context, Result};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, Config};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The namespace of the services.
 pub(crate) const NAMESPACE: &str = "bench";
@@ -70,6 +71,31 @@ impl Populate {
 }
 
 impl Populate {
+    fn cluster_policies(&self) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk("policy.networking.k8s.io", "v1alpha2", "ClusterNetworkPolicy");
+        Api::all_with(self.client.clone(), &ApiResource::from_gvk_with_plural(&kind, "clusternetworkpolicies"))
+    }
+
+    /// Makes ClusterNetworkPolicies.
+    pub(crate) fn policies(&self, objects: impl IntoIterator<Item = Value>) -> Result<()> {
+        let api = self.cluster_policies();
+        let made = stream::iter(objects).map(|object| {
+            let api = &api;
+            async move { anyhow::Ok(api.create(&PostParams::default(), &serde_json::from_value(object)?).await.map(drop)?) }
+        });
+        self.runtime.block_on(made.buffer_unordered(AT_ONCE).try_collect::<()>())
+    }
+
+    /// Deletes ClusterNetworkPolicies.
+    pub(crate) fn without_policies(&self, names: impl IntoIterator<Item = String>) -> Result<()> {
+        let api = self.cluster_policies();
+        let gone = stream::iter(names).map(|name| {
+            let api = &api;
+            async move { anyhow::Ok(api.delete(&name, &DeleteParams::default()).await.map(drop)?) }
+        });
+        self.runtime.block_on(gone.buffer_unordered(AT_ONCE).try_collect::<()>())
+    }
+
     /// Makes a service of one endpoint; gives its address. Its port is 80.
     pub(crate) fn one(&self, name: &str, endpoint: SocketAddr) -> Result<IpAddr> {
         let spec = json!({"ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": endpoint.port()}]});

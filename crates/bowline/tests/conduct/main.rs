@@ -20,6 +20,7 @@ mod fastpath;
 mod foreign;
 mod fragments;
 mod kubeproxy;
+mod many;
 mod mapped;
 mod maps;
 mod moves;
@@ -60,6 +61,7 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "loopback", title: "node ports and host ports answer on loopback", check: sockets::on_loopback },
     Row { name: "refused", title: "no endpoint is refused at the socket", check: sockets::refused },
     Row { name: "tiers-ebpf", title: "ClusterNetworkPolicies decide, and cut", check: tiers::decide },
+    Row { name: "many", title: "70,000 rules about one pod", check: many::rules_about_one_pod },
     Row { name: "explain-ebpf", title: "explain says what packets do", check: explain::says_what_packets_do },
     Row { name: "denials-ebpf", title: "what policies deny is told and counted", check: denials::told_and_counted },
     Row { name: "kept", title: "a socket keeps its endpoint", check: sockets::kept },

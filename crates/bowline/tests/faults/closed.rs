@@ -1,9 +1,11 @@
 //! What a policy denies is probed every millisecond: through restarts of the agent, and at new pods before they are known to be there.
 
-use std::net::IpAddr;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::common::generator::{Generator, counts, number};
@@ -59,65 +61,90 @@ pub(crate) fn through_restarts(bench: &Bench) -> Result<String> {
     Ok(format!("{kills} kills of 3 agents: 0 of {tried} datagrams and {tried} SYNs let through"))
 }
 
-/// A pod on n3 whose address is probed from before there is a pod until after it serves.
-struct Newcomer<'a> {
+/// Pods on n3 whose addresses are probed from before there is a pod until after it serves.
+///
+/// Addresses that were never used are given first, in order, and then those that have been free longest: which are next is known, but
+/// for those that pods of others had before.
+struct Newcomers<'a> {
     lab: &'a Lab,
     probes: [Generator; 2],
     /// The addresses that are probed: those that can be the next.
     window: Vec<String>,
+    /// Of n3's pods.
+    subnet: IpNet,
+    /// The newest of those that were never used before.
+    newest: IpAddr,
+    /// Those of pods that have gone again, longest free first.
+    freed: VecDeque<IpAddr>,
+    /// The pods that are there, oldest first.
+    alive: VecDeque<(String, IpAddr)>,
 }
 
 /// How many addresses ahead are probed at once.
-const AHEAD: u32 = 3;
+const AHEAD: usize = 3;
+/// How many newcomers there are at once: enough to go on sending for a while, and no more than a subnet has addresses.
+const AT_ONCE: usize = 20;
+/// How many may come with an address that others had before, and was not probed therefore.
+const UNKNOWN: usize = 60;
 
-fn after(ip: IpAddr, by: u32) -> IpAddr {
+fn after(ip: IpAddr) -> IpAddr {
     match ip {
-        IpAddr::V4(v4) => (u32::from(v4) + by).to_be_bytes().into(),
-        IpAddr::V6(v6) => (u128::from(v6) + u128::from(by)).to_be_bytes().into(),
+        IpAddr::V4(v4) => (u32::from(v4) + 1).to_be_bytes().into(),
+        IpAddr::V6(v6) => (u128::from(v6) + 1).to_be_bytes().into(),
     }
 }
 
-impl Newcomer<'_> {
-    /// Probes what follows `newest`, and nothing else.
-    fn look_after(&mut self, newest: IpAddr) -> Result<()> {
-        let next: Vec<String> = (1..=AHEAD).map(|by| std::net::SocketAddr::new(after(newest, by), PORT).to_string()).collect();
+impl Newcomers<'_> {
+    /// Probes what can be the next, and nothing else. Gives how often was tried what is no longer probed.
+    fn look_ahead(&mut self) -> Result<u64> {
+        let unused = std::iter::successors(Some(after(self.newest)), |ip| Some(after(*ip)));
+        let unused = unused.take_while(|ip| self.subnet.contains(ip) && *ip != self.subnet.broadcast());
+        let next = unused.chain(self.freed.iter().copied()).take(AHEAD).map(|ip| SocketAddr::new(ip, PORT).to_string()).collect::<Vec<_>>();
+        let mut tried = 0;
         for probe in &mut self.probes {
             for target in next.iter().filter(|t| !self.window.contains(t)) {
                 probe.ask(&format!("+{target}"))?;
             }
-        }
-        self.drop_others(&next)?;
-        self.window = next;
-        Ok(())
-    }
-
-    /// What is no longer probed must never have answered.
-    fn drop_others(&mut self, keep: &[String]) -> Result<u64> {
-        let mut tried = 0;
-        for probe in &mut self.probes {
-            for target in self.window.iter().filter(|t| !keep.contains(t)) {
+            for target in self.window.iter().filter(|t| !next.contains(t)) {
                 let seen = probe.ask(&format!("-{target}"))?;
                 let through = number(&seen, "through")?;
                 ensure!(through == 0, "{through} probes of the new pod at {target} got through, the first: {}", seen["first"]);
                 tried += number(&seen, "tried")?;
             }
         }
+        self.window = next;
         Ok(tried)
     }
 
-    /// Makes a pod, waits until it serves, and gives what was seen of its address.
-    fn come(&mut self, name: &str, sink: &str) -> Result<(IpAddr, [u64; 2])> {
+    /// Makes a pod, waits until it serves, and gives its address, and how many probes of that were tried and got through: nothing if
+    /// it was not known to be the next.
+    fn come(&mut self, name: &str, sink: &str) -> Result<(SocketAddr, Option<[u64; 2]>)> {
         self.lab.apply_objects(&[pod(name, "n3", "newcomer", &["flood", name, sink])?])?;
         let ip = named(self.lab, "newcomer", name)?.ip(false)?;
-        let target = std::net::SocketAddr::new(ip, PORT).to_string();
-        ensure!(self.window.contains(&target), "{name} got {ip}, which was not probed: {:?}", self.window);
+        self.alive.push_back((name.to_owned(), ip));
+        self.newest = self.newest.max(ip);
+        self.freed.retain(|free| *free != ip);
+        let target = SocketAddr::new(ip, PORT);
+        if !self.window.contains(&target.to_string()) {
+            return Ok((target, None));
+        }
         let (mut tried, mut through) = (0, 0);
         for probe in &mut self.probes {
             let seen = probe.ask("?")?;
-            tried += number(&seen[&target], "tried")?;
-            through += number(&seen[&target], "through")?;
+            tried += number(&seen[target.to_string()], "tried")?;
+            through += number(&seen[target.to_string()], "through")?;
         }
-        Ok((ip, [tried, through]))
+        Ok((target, Some([tried, through])))
+    }
+
+    /// Ends the oldest but for as many as may be there at once.
+    fn leave(&mut self, at_once: usize) -> Result<()> {
+        while self.alive.len() > at_once {
+            let Some((name, ip)) = self.alive.pop_front() else { break };
+            self.lab.delete("pod", &[&name])?;
+            self.freed.push_back(ip);
+        }
+        Ok(())
     }
 }
 
@@ -152,17 +179,26 @@ fn under(bench: &Bench, closing: &Closing) -> Result<String> {
     let newest = named(lab, "free", "newcomer-free")?.ip(false)?;
     lab.apply_objects(&closing.policies)?;
     let probes = [Generator::in_pod(lab, "prober1", &["probe"])?, Generator::in_pod(lab, "prober3", &["probe"])?];
-    let mut newcomer = Newcomer { lab, probes, window: Vec::new() };
-    newcomer.look_after(newest)?;
-    let count = bench.figure(10, 100);
-    let (mut tried, mut names) = (0, Vec::new());
-    for number in 0..count {
-        let name = format!("newcomer-{number}");
-        let (ip, [probes, through]) = newcomer.come(&name, &sink)?;
-        ensure!(through == 0, "{through} of {probes} probes got through to {name}: {:?}", newcomer.probes[0].ask("?")?);
-        tried += probes;
-        names.push(name);
-        newcomer.look_after(ip)?;
+    let subnet = lab.kubectl(&["get", "node", "n3", "-o", "jsonpath={.spec.podCIDR}"])?.trim().parse()?;
+    let mut newcomers = Newcomers { lab, probes, window: Vec::new(), subnet, newest, freed: VecDeque::new(), alive: VecDeque::new() };
+    newcomers.look_ahead()?;
+    let count = bench.figure(10, 1000);
+    let (mut tried, mut names, mut unknown) = (0, Vec::new(), 0);
+    while names.len() < count {
+        let name = format!("newcomer-{}", names.len() + unknown);
+        match newcomers.come(&name, &sink)? {
+            (at, Some([probes, through])) => {
+                ensure!(through == 0, "{through} of {probes} probes got through to {name}: {:?}", newcomers.probes[0].ask("?")?);
+                ensure!(probes > 0, "{name} was not probed at {at}");
+                names.push(name);
+            }
+            (at, None) => {
+                unknown += 1;
+                ensure!(unknown < UNKNOWN, "{name} has {at}, the {unknown}th that was not probed: {:?}", newcomers.window);
+            }
+        }
+        newcomers.leave(AT_ONCE)?;
+        tried += newcomers.look_ahead()?;
     }
     for name in &names {
         let out = counts(lab, "sink", name)?;
@@ -170,24 +206,26 @@ fn under(bench: &Bench, closing: &Closing) -> Result<String> {
     }
     let free = counts(lab, "sink", "free")?;
     ensure!(free > 100, "only {free} datagrams of the pod without a policy came, so nothing is shown");
-    control(&mut newcomer, &sink, closing)?;
-    let doomed: Vec<&str> =
-        names.iter().map(String::as_str).chain(["newcomer-free", "newcomer-late", "sink", "prober1", "prober3"]).collect();
-    lab.delete("pod", &doomed)?;
+    control(&mut newcomers, &sink, closing)?;
+    newcomers.leave(0)?;
+    lab.delete("pod", &["newcomer-free", "sink", "prober1", "prober3"])?;
     Ok(format!("{count} pods: 0 of {tried} datagrams and SYNs let in, 0 datagrams out (beside {free} of a free pod)"))
 }
 
 /// Without the policies the very same pod is found open, so that closedness is the policies' doing.
-fn control(newcomer: &mut Newcomer<'_>, sink: &str, closing: &Closing) -> Result<()> {
-    newcomer.lab.delete(closing.kind, closing.names)?;
-    newcomer.lab.settled()?;
-    let (ip, _) = newcomer.come("newcomer-late", sink)?;
-    let target = std::net::SocketAddr::new(ip, PORT).to_string();
-    eventually(|| {
-        for probe in &mut newcomer.probes {
-            let through = probe.ask("?")?[&target]["through"].as_u64().context("no such target")?;
-            ensure!(through > 0, "no probe of a new pod without a policy was refused by it");
+fn control(newcomers: &mut Newcomers<'_>, sink: &str, closing: &Closing) -> Result<()> {
+    newcomers.lab.delete(closing.kind, closing.names)?;
+    newcomers.lab.settled()?;
+    let (target, _) = newcomers.come("newcomer-late", sink)?;
+    for probe in &mut newcomers.probes {
+        if !newcomers.window.contains(&target.to_string()) {
+            probe.ask(&format!("+{target}"))?;
         }
-        Ok(())
-    })
+        eventually(|| {
+            let through = probe.ask("?")?[target.to_string()]["through"].as_u64().context("no such target")?;
+            ensure!(through > 0, "no probe of a new pod without a policy was refused by it");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ mod api;
 mod closed;
 #[path = "../common/mod.rs"]
 mod common;
+mod edits;
 mod labs;
 mod plugin;
 mod restarts;
@@ -29,6 +30,8 @@ const GROUPS: &[Group] = &[
             Row { name: "api", title: "the API server away, and back", check: api::away },
             Row { name: "new-pods", title: "new pods are closed from the first packet", check: closed::new_pods },
             Row { name: "new-pods-tier", title: "new pods are closed by a tier, too", check: closed::new_pods_by_tier },
+            Row { name: "edits", title: "denied while policies and labels change", check: edits::of_rules },
+            Row { name: "namespace", title: "denied until a namespace has gone", check: edits::of_a_namespace },
             Row { name: "closed", title: "denied while agents are killed", check: closed::through_restarts },
         ],
     },
@@ -39,6 +42,9 @@ const GROUPS: &[Group] = &[
             Row { name: "quiet-ebpf", title: "a restart writes nothing", check: restarts::write_nothing },
             Row { name: "new-pods-ebpf", title: "new pods are closed from the first packet", check: closed::new_pods },
             Row { name: "new-pods-tier-ebpf", title: "new pods are closed by a tier, too", check: closed::new_pods_by_tier },
+            Row { name: "edits-ebpf", title: "denied while policies and labels change", check: edits::of_rules },
+            Row { name: "namespace-ebpf", title: "denied until a namespace has gone", check: edits::of_a_namespace },
+            Row { name: "closed-ebpf", title: "denied while agents are killed", check: closed::through_restarts },
         ],
     },
     Group {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bowline_model::intent::dns::{DnsKind, DnsService};
+use bowline_model::intent::policy::Action;
 use serde_json::json;
 
 use crate::testing::notation::{attach, changes, ifname, settings, upsert, world};
@@ -100,6 +101,75 @@ fn problems_say_what_and_where() {
     world.apply(upsert(Kind::NetworkPolicy, bad));
     let problems = Compiler::full(&world).problems;
     assert!(problems[0].what.contains("\\u{1b}[2J\\n"), "{problems:?}");
+}
+
+/// A field of another version of the API may limit what a rule allows: a policy with one closes whom it selects.
+#[test]
+fn a_policy_with_a_field_that_is_not_known_closes() {
+    let base = "ns shop\npod shop/a 10.42.1.1 app=a +attached\npod shop/b 10.42.2.1 app=b @n2";
+    let check = |policy: &str, field: Option<&str>| {
+        let world = world(&format!("{base}\n{policy}"));
+        let passes = match verdict(&world) {
+            Reason::AllowedBy(..) => true,
+            Reason::Ruled(_, _, action, _) => action == Action::Accept,
+            Reason::DeniedBy(..) => false,
+            other => panic!("{other:?} under {policy}"),
+        };
+        assert_eq!(passes, field.is_none(), "{policy}");
+        let why: Vec<String> = Compiler::full(&world).problems.iter().map(|problem| problem.why.clone()).collect();
+        let wanted: Vec<String> = field.iter().map(|field| format!("{field}: this version knows no such field")).collect();
+        assert_eq!(why, wanted, "{policy}");
+    };
+    check("policy shop/p {podSelector: {}, ingress: [{from: [{podSelector: {}}], ports: []}]}", None);
+    check(
+        "policy shop/p {podSelector: {}, ingress: [{from: [{podSelector: {matchLabel: {app: c}}}]}]}",
+        Some("spec.ingress[0].from[0].podSelector.matchLabel"),
+    );
+    check("policy shop/p {podSelector: {}, ingress: [{form: [{podSelector: {}}]}]}", Some("spec.ingress[0].form"));
+    check("policy shop/p {podSelector: {}, ingress: [{ports: [{port: 80}, {ports: 90}]}]}", Some("spec.ingress[0].ports[1].ports"));
+    check("policy shop/p {podSelector: {matchLabel: {app: c}}, ingress: [{}]}", Some("spec.podSelector.matchLabel"));
+    let rule = |peer: &str| {
+        format!("cnp p {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, ingress: [{{action: Accept, from: [{peer}]}}]}}")
+    };
+    check(&rule("{namespaces: {}}"), None);
+    check(&rule("{namespaces: {sameLabels: [team]}}"), Some("spec.ingress[0].from[0].namespaces.sameLabels"));
+    check(
+        &rule("{pods: {podSelector: {}, namespaceSelector: {notSameLabels: [team]}}}"),
+        Some("spec.ingress[0].from[0].pods.namespaceSelector.notSameLabels"),
+    );
+}
+
+/// While a namespace ends, its policies may go before its pods, in the order of the server's choice.
+#[test]
+fn a_policy_stays_while_its_namespace_ends() {
+    let mut world = world(
+        "ns shop\nns other\npod shop/a 10.42.1.1 app=a +attached\npod shop/b 10.42.2.1 app=b @n2
+        policy shop/p {podSelector: {}}\npolicy other/p {podSelector: {}}",
+    );
+    let mut compiler = Compiler::new();
+    compiler.turn(&world, &crate::Touched::everything());
+    let mut after = |world: &mut World, change: Change| {
+        let touched = world.apply(change).value;
+        let turned = compiler.turn(world, &touched).value.policy;
+        assert_eq!(turned, Compiler::full(world).value.policy);
+        verdict(world)
+    };
+    let gone = |namespace: &str| Change::Delete(crate::ObjectKey::new(Kind::NetworkPolicy, namespace, "p"));
+    let denied = |reason: Reason| matches!(reason, Reason::DeniedBy(..));
+    let ending = json!({"metadata": {"name": "shop", "uid": "shop", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    after(&mut world, upsert(Kind::Namespace, ending));
+    assert!(denied(after(&mut world, gone("shop"))), "it went before the pod");
+    assert!(denied(after(&mut world, Change::Replace(Kind::NetworkPolicy, Vec::new()))), "a list that lacks it");
+    assert_eq!(world.policies().len(), 1, "that of the namespace that stays has gone");
+    // The namespace is made anew before anybody heard that it was gone: it has no policy.
+    let anew = json!({"metadata": {"name": "shop", "uid": "shop-2"}});
+    assert_eq!(after(&mut world, upsert(Kind::Namespace, anew)), Reason::NoPolicy);
+    assert!(denied(after(&mut world, changes("policy shop/p {podSelector: {}}").remove(0))));
+    let ending = json!({"metadata": {"name": "shop", "uid": "shop-2", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    after(&mut world, upsert(Kind::Namespace, ending));
+    assert!(denied(after(&mut world, gone("shop"))));
+    after(&mut world, Change::Delete(crate::ObjectKey::new(Kind::Namespace, "", "shop")));
+    assert!(world.policies().is_empty(), "it goes with the namespace");
 }
 
 #[test]

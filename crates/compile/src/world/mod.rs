@@ -79,6 +79,8 @@ pub struct World {
     slices: OrdMap<SliceName, Arc<EndpointSlice>>,
     slices_of: OrdMap<ServiceName, OrdSet<SliceName>>,
     policies: OrdMap<PolicyName, Arc<NetworkPolicy>>,
+    /// Those that were deleted with their namespace, which is not gone yet.
+    lingering: OrdSet<PolicyName>,
     cluster_policies: OrdMap<ClusterPolicyName, Arc<ClusterNetworkPolicy>>,
     service_cidrs: OrdMap<Arc<str>, Arc<ServiceCidr>>,
     attached: OrdMap<Arc<str>, Arc<Attached>>,
@@ -99,6 +101,7 @@ impl World {
             slices: OrdMap::new(),
             slices_of: OrdMap::new(),
             policies: OrdMap::new(),
+            lingering: OrdSet::new(),
             cluster_policies: OrdMap::new(),
             service_cidrs: OrdMap::new(),
             attached: OrdMap::new(),
@@ -163,7 +166,8 @@ impl World {
         self.slices_of.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
     }
 
-    /// All NetworkPolicies.
+    /// All NetworkPolicies, with those that went before their namespace: while that ends, its pods may still be there, and its contents are
+    /// deleted in any order (by API servers without KEP-5080; CVE-2024-7598).
     pub fn policies(&self) -> &OrdMap<PolicyName, Arc<NetworkPolicy>> {
         &self.policies
     }
@@ -258,6 +262,9 @@ impl World {
             Object::Namespace(new) => {
                 let name = NamespaceName(name);
                 let old = self.namespaces.insert(name.clone(), Arc::clone(&new));
+                if new.metadata.deletion_timestamp.is_none() {
+                    self.forget_lingering(&name, touched);
+                }
                 if old.is_none_or(|old| old.metadata.labels != new.metadata.labels) {
                     touched.namespaces.insert(name);
                 }
@@ -288,6 +295,7 @@ impl World {
             Object::EndpointSlice(new) => self.put_slice(SliceName { namespace, name }, Some(new), touched),
             Object::NetworkPolicy(new) => {
                 let name = PolicyName { namespace, name };
+                self.lingering.remove(&name);
                 let old = self.policies.insert(name.clone(), Arc::clone(&new));
                 if !old.is_some_and(|old| old.spec == new.spec && old.unreadable == new.unreadable) {
                     touched.policies.insert(name);
@@ -313,6 +321,7 @@ impl World {
         match key.kind {
             Kind::Namespace => {
                 let name = NamespaceName(name);
+                self.forget_lingering(&name, touched);
                 if self.namespaces.remove(&name).is_some() {
                     touched.namespaces.insert(name);
                 }
@@ -333,7 +342,10 @@ impl World {
             Kind::EndpointSlice => self.put_slice(SliceName { namespace, name }, None, touched),
             Kind::NetworkPolicy => {
                 let name = PolicyName { namespace, name };
-                if self.policies.remove(&name).is_some() {
+                let home = self.namespaces.get(&NamespaceName(name.namespace.clone()));
+                if self.policies.contains_key(&name) && home.is_some_and(|home| home.metadata.deletion_timestamp.is_some()) {
+                    self.lingering.insert(name);
+                } else if self.policies.remove(&name).is_some() {
                     touched.policies.insert(name);
                 }
             }
@@ -344,6 +356,17 @@ impl World {
                 }
             }
             Kind::ServiceCidr => touched.service_networks |= self.service_cidrs.remove(&name).is_some(),
+        }
+    }
+
+    /// The namespace is gone, or another one of its name is there.
+    fn forget_lingering(&mut self, namespace: &NamespaceName, touched: &mut Touched) {
+        let first = PolicyName::new(namespace.0.clone(), "");
+        let of_it = self.lingering.range(first..).take_while(|policy| policy.namespace == namespace.0);
+        for name in of_it.cloned().collect::<Vec<_>>() {
+            self.lingering.remove(&name);
+            self.policies.remove(&name);
+            touched.policies.insert(name);
         }
     }
 

@@ -168,7 +168,8 @@ impl Object {
     /// Reads an object from the API's JSON.
     ///
     /// A policy is never lost: what cannot be read of it closes the pods that it selects (all of its namespace, or of the cluster for a
-    /// ClusterNetworkPolicy, if the selector is what cannot be read).
+    /// ClusterNetworkPolicy, if the selector is what cannot be read). A field that is not known counts as such: a newer API may limit by it
+    /// what a rule allows.
     ///
     /// # Errors
     /// Where a field has the wrong type, or the object has no name.
@@ -178,7 +179,13 @@ impl Object {
         let is_policy = matches!(kind, Kind::NetworkPolicy | Kind::ClusterNetworkPolicy);
         let spec = json.get("spec").filter(|_| is_policy).cloned().unwrap_or_default();
         let triggered_at = triggered_at(&json);
+        let unknown = match kind {
+            Kind::NetworkPolicy => unknown_field::<NetworkPolicySpec>(&spec),
+            Kind::ClusterNetworkPolicy => unknown_field::<ClusterNetworkPolicySpec>(&spec),
+            _ => None,
+        };
         let fault = match Object::read(kind, json) {
+            Ok(object) if unknown.is_some() && !object.metadata().name.is_empty() => unknown.unwrap_or_default(),
             Ok(Object::EndpointSlice(slice)) if triggered_at.is_some() && !slice.metadata.name.is_empty() => {
                 return Ok(EndpointSlice { triggered_at, ..Arc::unwrap_or_clone(slice) }.into());
             }
@@ -213,6 +220,27 @@ fn triggered_at(json: &Value) -> Option<Duration> {
     let text = json.get("metadata")?.get("annotations")?.get(TRIGGER_ANNOTATION)?.as_str()?;
     let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     u64::try_from(moment.unix_timestamp_nanos()).ok().map(Duration::from_nanos)
+}
+
+/// The first field of a policy's `spec` that is not known here, as a reason: what it limits would not be limited.
+fn unknown_field<T: DeserializeOwned>(spec: &Value) -> Option<String> {
+    let mut first = None;
+    let read: Result<T, _> = serde_ignored::deserialize(spec, |path| {
+        first.get_or_insert_with(|| format!("{}: this version knows no such field", place_of(&path)));
+    });
+    // What has the wrong type is told of with the object.
+    read.ok().and(first)
+}
+
+/// A place in `spec` in the API's notation.
+fn place_of(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => "spec".to_owned(),
+        Path::Seq { parent, index } => format!("{}[{index}]", place_of(parent)),
+        Path::Map { parent, key } => format!("{}.{key}", place_of(parent)),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => place_of(parent),
+    }
 }
 
 fn part<T: DeserializeOwned>(json: &Value, field: &str) -> Option<T> {

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answers::{Answer, Then, bookmark, client, event, gone, object, pieces, refusal, stream, text, unreachable};
-use crate::watch::start;
 use crate::watch::time::{Instant, run, sleep};
+use crate::watch::{Guards, start};
 
 /// Kinds by their name in paths and in the world.
 const KINDS: [&str; 8] =
@@ -207,7 +207,7 @@ async fn hour(seed: u64) -> Duration {
     let (to, changes) = mpsc::channel(16);
     let (tasks, stop, view) = (TaskTracker::new(), CancellationToken::new(), View::default());
     let folding = tokio::spawn(fold(view.clone(), changes, server.clone()));
-    start(&client, "n1", &to, &tasks, &stop);
+    start(&client, "n1", (&to, &Guards::new(None)), &tasks, &stop);
     drop(to);
     let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
     while begun.elapsed() < Duration::from_secs(3600) {

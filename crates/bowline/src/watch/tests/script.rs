@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::answers::{Answer, Asked, Then, bookmark, client, event, gone, list, object, pieces, refusal, stream, text, told, unreachable};
 use crate::watch::follow::Follower;
+use crate::watch::guard::Guards;
 use crate::watch::line::Line;
 use crate::watch::time;
 use crate::watch::{NetworkPolicy, Node, Watchable};
@@ -53,7 +54,7 @@ async fn follow<T: Watchable>(steps: Vec<Step>) -> (Vec<String>, Vec<Asked>) {
         }
     });
     let (to, mut changes) = mpsc::channel(1000);
-    let follower = Follower::<T>::new(Arc::new(Line::new(client)), "n1".into(), to);
+    let follower = Follower::<T>::new(Arc::new(Line::new(client)), "n1".into(), to, Guards::new(None));
     let running = tokio::spawn(follower.run());
     time::timeout(Duration::from_secs(3600), ended.notified()).await.expect("the script was not played to its end");
     running.abort();
@@ -243,7 +244,7 @@ fn an_empty_list_of_a_cluster_without_this_node_is_believed_after_a_minute() {
             std::future::ready(answer)
         });
         let (to, mut changes) = mpsc::channel(1000);
-        let running = tokio::spawn(Follower::<NetworkPolicy>::new(Arc::new(Line::new(client)), "n1".into(), to).run());
+        let running = tokio::spawn(Follower::<NetworkPolicy>::new(Arc::new(Line::new(client)), "n1".into(), to, Guards::new(None)).run());
         assert_eq!(told(&changes.recv().await.unwrap()), "= a");
         let begun = time::Instant::now();
         assert_eq!(told(&changes.recv().await.unwrap()), "=");

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answers::{Log, Then, client, list, pieces, refusal, text, unreachable};
-use crate::watch::start;
 use crate::watch::time::{self, Instant, sleep};
+use crate::watch::{Guards, start};
 
 /// Answers well.
 const WELL: u16 = 200;
@@ -49,9 +49,13 @@ fn server() -> (kube::Client, Log, Arc<AtomicU16>) {
 }
 
 fn run(client: &kube::Client) -> (mpsc::Receiver<bowline_compile::world::Change>, TaskTracker, CancellationToken) {
+    guarded(client, &Guards::new(None))
+}
+
+fn guarded(client: &kube::Client, guards: &Guards) -> (mpsc::Receiver<bowline_compile::world::Change>, TaskTracker, CancellationToken) {
     let (to, changes) = mpsc::channel(1000);
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    start(client, "n1", &to, &tasks, &stop);
+    start(client, "n1", (&to, guards), &tasks, &stop);
     (changes, tasks, stop)
 }
 
@@ -205,6 +209,104 @@ fn a_kind_whose_definition_is_deleted_is_none_after_a_while_and_back_with_it() {
         assert_eq!(of_kind(600).await, [0], "its objects are gone with it, once");
         state.store(WELL, Ordering::Relaxed);
         assert_eq!(of_kind(130).await, [1], "it is there again");
+        stop.cancel();
+    });
+}
+
+/// What was told of ClusterNetworkPolicies, in order: the number of each list, nothing for "there is no such kind".
+fn of_cluster_policies(changes: &mut mpsc::Receiver<bowline_compile::world::Change>) -> Vec<Option<usize>> {
+    use bowline_compile::world::{Change, Kind};
+    let mut told = Vec::new();
+    while let Ok(change) = changes.try_recv() {
+        match change {
+            Change::Replace(Kind::ClusterNetworkPolicy, objects) => told.push(Some(objects.len())),
+            Change::Synced(Kind::ClusterNetworkPolicy) => told.push(None),
+            _ => {}
+        }
+    }
+    told
+}
+
+/// An agent that starts while its server has only just come up does not take its word that there are no policies of the whole cluster.
+#[test]
+fn what_guarded_before_a_restart_is_not_given_up_for_a_refusal() {
+    time::run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let state = Arc::new(AtomicU16::new(WELL));
+        let now = state.clone();
+        let (client, _log) = client(move |path| {
+            let code = now.load(Ordering::Relaxed);
+            async move {
+                match code {
+                    403 | 404 if path.contains("/clusternetworkpolicies?") => refusal(code, None),
+                    _ if path.contains("watch=true") => pieces(Vec::new(), Duration::ZERO, Then::Hangs),
+                    _ => text(200, list(10, &["n1"], "")),
+                }
+            }
+        });
+        let life = async |code, seconds| {
+            state.store(code, Ordering::Relaxed);
+            let (mut changes, _tasks, stop) = guarded(&client, &Guards::new(Some(directory.path())));
+            sleep(Duration::from_secs(seconds)).await;
+            let told = of_cluster_policies(&mut changes);
+            stop.cancel();
+            told
+        };
+        assert_eq!(life(403, 9).await, [], "never seen, and a server that has just come up forbids everything");
+        assert_eq!(life(403, 30).await, [None], "never seen, steadily forbidden");
+        assert_eq!(life(404, 5).await, [None], "never seen, no such kind");
+        assert_eq!(life(WELL, 10).await, [Some(1)]);
+        assert_eq!(life(403, 3600).await, [], "there was one: forbidden is no answer");
+        assert_eq!(life(404, 50).await, [], "nor is `no such kind`, yet");
+        assert_eq!(life(404, 200).await.first(), Some(&Some(0)), "steadily it is");
+        assert_eq!(life(404, 5).await, [None], "and that is remembered, too");
+    });
+}
+
+/// Whoever adds a pod can see that what policies are made of is not heard.
+#[test]
+fn it_is_told_which_guards_are_not_heard() {
+    use bowline_compile::world::Kind;
+    time::run(async {
+        let state = Arc::new(AtomicU16::new(WELL));
+        let now = state.clone();
+        let (client, _log) = client(move |path| {
+            let (code, broken) = (now.load(Ordering::Relaxed), now.clone());
+            async move {
+                let of_kind = path.contains("/networkpolicies?");
+                match code {
+                    AWAY => unreachable(),
+                    503 if of_kind => refusal(409, None),
+                    _ if path.contains("watch=true") => {
+                        let (to, lines) = mpsc::unbounded_channel();
+                        tokio::spawn(async move {
+                            while broken.load(Ordering::Relaxed) == code || !of_kind {
+                                sleep(Duration::from_millis(100)).await;
+                            }
+                            let _ = to.send(Err("connection reset".to_owned()));
+                        });
+                        super::answers::stream(lines)
+                    }
+                    _ => text(200, list(10, &["n1"], "")),
+                }
+            }
+        });
+        let guards = Guards::new(None);
+        let unheard = guards.unheard();
+        let not_heard = || unheard.borrow().iter().copied().collect::<Vec<_>>();
+        state.store(AWAY, Ordering::Relaxed);
+        let (_changes, _tasks, stop) = guarded(&client, &guards);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(not_heard(), [Kind::Namespace, Kind::Pod, Kind::NetworkPolicy, Kind::ClusterNetworkPolicy]);
+        state.store(WELL, Ordering::Relaxed);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(not_heard(), []);
+        state.store(503, Ordering::Relaxed);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(not_heard(), [Kind::NetworkPolicy], "its watch broke, and does not begin again");
+        state.store(WELL, Ordering::Relaxed);
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(not_heard(), []);
         stop.cancel();
     });
 }
