@@ -260,20 +260,34 @@ mod tests {
         assert!(xml.contains("tests=\"2\" failures=\"1\"") && xml.contains("192.0.2.1 -&gt; shop/api:8080"), "{xml}");
     }
 
-    #[test]
-    fn the_example_passes() {
-        let rows = judge(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/policy-cases/shop.yaml")).unwrap();
-        assert!(rows.len() >= 5 && rows.iter().all(|row| row.passed), "{rows:#?}");
+    fn examples(directory: &str) -> Vec<PathBuf> {
+        files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(directory)).unwrap()
     }
 
     #[test]
-    fn what_the_guide_shows_is_understood() {
+    fn the_examples_pass() {
+        let suites = examples("policy-cases");
+        assert!(suites.len() >= 2, "{suites:?}");
+        for suite in suites {
+            let rows = judge(&suite).unwrap();
+            assert!(rows.len() >= 5 && rows.iter().all(|row| row.passed), "{rows:#?}");
+        }
+    }
+
+    #[test]
+    fn what_the_guide_shows_is_understood_and_judged_among_the_examples() {
         let guide = include_str!("../../../../docs/guides/policy.md");
         let shown: Vec<&str> = guide.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
         let (suites, recipes): (Vec<&str>, Vec<&str>) = shown.into_iter().partition(|text| text.contains("cases:"));
         assert!(suites.len() == 1 && recipes.len() >= 4);
         suites.iter().for_each(|text| drop(Suite::read(text, "guide").unwrap()));
         let objects = recipes.iter().flat_map(|text| cases::objects(text, "guide").unwrap()).collect::<Vec<_>>();
+        let texts = examples("policy-recipes").into_iter().map(|path| read(&path, codes::BAD_MANIFEST).unwrap());
+        let kept: Vec<_> = texts.flat_map(|text| cases::objects(&text, "examples").unwrap()).map(|kept| kept.object).collect();
+        for shown in &objects {
+            assert!(kept.contains(&shown.object), "not in examples/policy-recipes, or another there: {}", shown.object);
+        }
+        assert_eq!(kept.len(), objects.len(), "the guide shows all of them");
         let count = objects.len();
         let cluster = Cluster::of(objects).unwrap();
         let known = cluster.world.policies().len() + cluster.world.cluster_policies().len();
