@@ -10,6 +10,7 @@ mod api;
 mod attacks;
 mod begins;
 mod bound;
+mod closings;
 #[path = "../common/mod.rs"]
 mod common;
 mod cut;
@@ -36,6 +37,7 @@ use common::rows::{Group, Row};
 
 const ROWS: &[Row] = &[
     Row { name: "cut", title: "a policy cuts what it no longer allows", check: cut::by_policy },
+    Row { name: "closings", title: "whatever closes, cuts", check: closings::every_way },
     Row { name: "absence", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
     Row { name: "tiers", title: "ClusterNetworkPolicies decide, and cut", check: tiers::decide },
     Row { name: "explain", title: "explain says what packets do", check: explain::says_what_packets_do },
@@ -61,7 +63,7 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "loopback", title: "node ports and host ports answer on loopback", check: sockets::on_loopback },
     Row { name: "refused", title: "no endpoint is refused at the socket", check: sockets::refused },
     Row { name: "tiers-ebpf", title: "ClusterNetworkPolicies decide, and cut", check: tiers::decide },
-    Row { name: "many", title: "70,000 rules about one pod", check: many::rules_about_one_pod },
+    Row { name: "many", title: "many rules about one pod", check: many::rules_about_one_pod },
     Row { name: "explain-ebpf", title: "explain says what packets do", check: explain::says_what_packets_do },
     Row { name: "denials-ebpf", title: "what policies deny is told and counted", check: denials::told_and_counted },
     Row { name: "kept", title: "a socket keeps its endpoint", check: sockets::kept },
@@ -79,6 +81,7 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "switch", title: "connections live on when it comes or goes", check: fastpath::over_a_switch },
     Row { name: "attacks-ebpf", title: "what no pod may send ends at its link", check: attacks::end_at_the_link },
     Row { name: "cut-ebpf", title: "a policy cuts what it no longer allows", check: cut::by_policy },
+    Row { name: "closings-ebpf", title: "whatever closes, cuts", check: closings::every_way },
     Row { name: "absence-ebpf", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
     Row { name: "detached", title: "hooks that someone detaches are put back", check: sockets::put_back },
     Row { name: "robbed", title: "programs taken off links are put back", check: fastpath::put_back },

@@ -40,6 +40,7 @@ const GROUPS: &[Group] = &[
         rows: &[
             Row { name: "traffic-ebpf", title: "agents killed under traffic", check: restarts::under_traffic },
             Row { name: "quiet-ebpf", title: "a restart writes nothing", check: restarts::write_nothing },
+            Row { name: "api-ebpf", title: "the API server away, and back", check: api::away },
             Row { name: "new-pods-ebpf", title: "new pods are closed from the first packet", check: closed::new_pods },
             Row { name: "new-pods-tier-ebpf", title: "new pods are closed by a tier, too", check: closed::new_pods_by_tier },
             Row { name: "edits-ebpf", title: "denied while policies and labels change", check: edits::of_rules },

@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::common::generator::{Generator, all_kept};
 use crate::common::lab::{BOWLINE, Lab, said, within};
-use crate::common::objects::{NODES, myself};
+use crate::common::objects::{NODES, ingress_policy, myself, server};
 use crate::common::populate::Populate;
 use crate::common::rows::Bench;
 use crate::common::twin::Twin;
-use crate::restarts::{far_server, stage, targets};
+use crate::restarts::{at, far_server, named, nothing_through, stage, targets};
 
 /// Connections of each of the two clients.
 const CONNECTIONS: &str = "500";
@@ -47,6 +47,7 @@ pub(crate) fn at_scale(bench: &Bench) -> Result<String> {
     within(PATIENCE, || known(lab, services))?;
     let twin = Twin::make()?;
     let (streams, datagrams) = traffic(lab)?;
+    let probes = probes(lab)?;
     let (mut seen, rounds) = (Seen::default(), bench.figure(2, 34));
     for round in 0..rounds {
         let pause = Duration::from_millis(u64::try_from(round % 5)? * 70);
@@ -54,9 +55,13 @@ pub(crate) fn at_scale(bench: &Bench) -> Result<String> {
     }
     ensure!(seen.alike * 2 >= rounds, "in {rounds} rounds the cluster stayed the same in {} only", seen.alike);
     let (sent, requests, slowest) = all_kept(streams, datagrams)?;
+    let mut denied = 0;
+    for probe in probes {
+        denied += nothing_through(&probe.finish()?)?;
+    }
     Ok(format!(
         "{services} services, {} kills of 3 agents, {} upgrades and downgrades among them: 0 of 1000 connections broke ({requests} requests, \
-         slowest {slowest} ms), 0 of {sent} datagrams lost, {} times 0 objects written by the same build; settled in {} ms at most",
+         slowest {slowest} ms), 0 of {sent} datagrams lost, 0 of {denied} denied ones let through, {} times 0 objects written by the same build; settled in {} ms at most",
         rounds * RESTARTS,
         rounds * (RESTARTS - 1),
         seen.alike,
@@ -104,6 +109,24 @@ fn traffic(lab: &Lab) -> Result<([Generator; 2], Generator)> {
     let [direct, by_service] = far_server(lab)?;
     let datagrams = Generator::in_pod(lab, "kept-c1", &["datagrams", "kept", DATAGRAM_PAUSE_US, &direct, &by_service])?;
     Ok((streams, datagrams))
+}
+
+/// Probes of a pod that lets nobody in, from beside it and from another node; the same probe of one that does shows that it would be seen.
+fn probes(lab: &Lab) -> Result<[Generator; 2]> {
+    lab.apply_objects(&[ingress_policy("denied", "denied", None)])?;
+    lab.apply_objects(&[server("denied", "n2", "denied")?, server("open", "n2", "open")?])?;
+    lab.settled()?;
+    let (denied, open) = (at(&named(lab, "denied", "denied")?, false)?, at(&named(lab, "open", "open")?, false)?);
+    let mut probes = [Generator::in_pod(lab, "kept-c1", &["probe", &denied])?, Generator::in_pod(lab, "kept-c2", &["probe", &denied])?];
+    for probe in &mut probes {
+        probe.ask(&format!("+{open}"))?;
+        within(PATIENCE, || {
+            ensure!(probe.ask("?")?[&open]["through"].as_u64() > Some(10), "no probe of a pod that is open comes through");
+            Ok(())
+        })?;
+        probe.ask(&format!("-{open}"))?;
+    }
+    Ok(probes)
 }
 
 /// Every agent knows all services, and has them in its kernel.
