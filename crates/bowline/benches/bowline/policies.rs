@@ -112,15 +112,22 @@ fn size(count: u32, policies: u32, peers: u32, effort: Effort) -> Result<Size> {
     let first = peers / ROLES;
     let named = |n: u32| (n / LOCAL) * LOCAL * ROLES + n % LOCAL;
     let label = |n: u32| upsert(Kind::Pod, peer(named(n % first), u32::from((n / first).is_multiple_of(2))));
-    events.push(("a label of a pod elsewhere", cluster.events(rounds, label)?));
-    events.push(("a policy's port", cluster.events(rounds, |n| upsert(Kind::NetworkPolicy, policy(spread(n, policies), 9000 + n)))?));
+    events.push(("a label of a pod elsewhere", cluster.events(rounds, label).context("labels of pods elsewhere")?));
+    events.push((
+        "a policy's port",
+        cluster.events(rounds, |n| upsert(Kind::NetworkPolicy, policy(spread(n, policies), 9000 + n))).context("ports")?,
+    ));
     let made = |n: u32| policies + n;
-    events.push(("a policy made", cluster.events(rounds, |n| upsert(Kind::NetworkPolicy, policy(made(n), 8000)))?));
+    events
+        .push(("a policy made", cluster.events(rounds, |n| upsert(Kind::NetworkPolicy, policy(made(n), 8000))).context("policies made")?));
     let gone = |n: u32| Change::Delete(bowline_compile::ObjectKey::new(Kind::NetworkPolicy, namespace(made(n)), policy_name(made(n))));
-    events.push(("a policy deleted", cluster.events(rounds, |n| Ok(gone(n)))?));
+    events.push(("a policy deleted", cluster.events(rounds, |n| Ok(gone(n))).context("policies deleted")?));
     // The policies of its namespace select the pod no more, and then again.
     let local = |n: u32| local_pod(spread(n / 2, LOCAL), if n.is_multiple_of(2) { "other" } else { "local" });
-    events.push(("a label of a pod of the node", cluster.events(rounds, |n| upsert(Kind::Pod, local(n)))?));
+    events.push((
+        "a label of a pod of the node",
+        cluster.events(rounds, |n| upsert(Kind::Pod, local(n))).context("labels of pods of the node")?,
+    ));
     cluster.loaded.as_mut().context("no rules")?.is_in_the_kernel()?;
     Ok(Size { count, load_s, events, rules, elements })
 }
@@ -179,7 +186,8 @@ impl Cluster {
             let begun = Instant::now();
             self.apply(change);
             let intent = self.compile();
-            self.loaded.as_mut().context("no rules")?.change(intent)?;
+            let loaded = self.loaded.as_mut().context("no rules")?;
+            loaded.change(intent).with_context(|| format!("event {n}"))?;
             took.push(begun.elapsed().as_secs_f64() * 1e3);
         }
         Ok(Samples::new(took))

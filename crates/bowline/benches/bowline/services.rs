@@ -78,7 +78,7 @@ impl Loaded {
         let report = self.reconciler.sync(how, 0);
         let failure = report.failed.first().map(|f| format!("{:?}: {}", f.key, f.error));
         ensure!(report.is_clean(), "the kernel refused: {}", failure.or(report.read_error).unwrap_or_default());
-        Ok(report.written)
+        Ok(report.written + report.removed)
     }
 }
 
