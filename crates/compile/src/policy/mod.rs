@@ -3,6 +3,7 @@
 //! Invariant: a pod of this node that is attached, named, and not (or no longer) known as such is in no way open: it is absent. So is one
 //! whose namespace is not known where there are ClusterNetworkPolicies: they choose by namespaces' labels. Only the rules of policies that select a pod of this node are kept, and only the sets that those rules name.
 
+mod held;
 mod judge;
 mod member;
 mod rules;
@@ -15,14 +16,15 @@ mod tiers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bowline_model::intent::policy::{Direction, PodPolicy, PodSide, PolicyIntent, PolicyRules, Tier, TierRules};
+use bowline_model::intent::policy::{Direction, PodPolicy, PolicyIntent, PolicyRules, Tier, TierRules};
 use bowline_model::{ClusterPolicyName, NamespaceName, NodeName, PodName, PolicyName, Problem};
 use imbl::OrdMap;
 
+use held::Held;
 pub use judge::{Flow, Judge, Reason, Verdict, judge};
 use member::{Member, NodeMember};
 use rules::Compiled;
-use sets::{SetKey, Sets, Shift};
+use sets::{Sets, Shift};
 pub(crate) use story::{Packet, Side, Subject};
 pub(crate) use tier_story::ask;
 use tiers::Ranked;
@@ -44,8 +46,8 @@ pub(crate) struct State {
     faulty_ranked: BTreeSet<ClusterPolicyName>,
     sets: Sets,
     pods: OrdMap<Arc<str>, Arc<PodPolicy>>,
-    rules: OrdMap<(PolicyName, Direction), Arc<PolicyRules>>,
-    tiers: OrdMap<(ClusterPolicyName, Direction), Arc<TierRules>>,
+    rules: Held<PolicyName, PolicyRules>,
+    tiers: Held<ClusterPolicyName, TierRules>,
 }
 
 impl State {
@@ -80,19 +82,21 @@ impl State {
         if !ranked.is_empty() {
             ifnames.extend(meant_by(world, &subjects));
         }
-        let selection = self.select(world, &ifnames);
-        if selection || !policies.is_empty() || !ranked.is_empty() {
-            changed |= self.hold();
-        }
-        changed | selection | touched.all
+        policies.iter().for_each(|name| self.rules.touch(name));
+        ranked.iter().for_each(|name| self.tiers.touch(name));
+        changed |= self.select(world, &ifnames);
+        changed |= self.rules.settle(&mut self.sets, |name, direction| self.policies.get(name)?.side(direction));
+        changed |= self.tiers.settle(&mut self.sets, |name, direction| self.ranked.get(name)?.side(direction));
+        changed |= self.sets.settle(&self.members, &self.nodes);
+        changed | touched.all
     }
 
     /// What came of it.
     pub(crate) fn intent(&self) -> PolicyIntent {
         PolicyIntent {
             pods: self.pods.clone(),
-            rules: self.rules.clone(),
-            tiers: self.tiers.clone(),
+            rules: self.rules.rules.clone(),
+            tiers: self.tiers.rules.clone(),
             sets: self.sets.pods.clone(),
             named_ports: self.sets.ports.clone(),
         }
@@ -187,6 +191,12 @@ impl State {
                 continue;
             }
             changed = true;
+            let (old, none) = (self.pods.get(ifname).cloned().unwrap_or_default(), PodPolicy::default());
+            for direction in Direction::BOTH {
+                let (old, new) = (old.side(direction), new.as_ref().unwrap_or(&none).side(direction));
+                self.rules.pass(direction, old.policies.iter().flatten(), new.policies.iter().flatten());
+                self.tiers.pass(direction, old.admin.iter().chain(&old.baseline), new.admin.iter().chain(&new.baseline));
+            }
             match new {
                 Some(new) => self.pods.insert(ifname.clone(), Arc::new(new)),
                 None => self.pods.remove(ifname),
@@ -233,49 +243,6 @@ impl State {
             }
         }
     }
-
-    /// Keeps the rules and sets that pods of this node need; gives whether that changed any.
-    fn hold(&mut self) -> bool {
-        let mut wanted: BTreeSet<(&PolicyName, Direction)> = BTreeSet::new();
-        let mut ranked: BTreeSet<(&ClusterPolicyName, Direction)> = BTreeSet::new();
-        for (pod, direction) in self.pods.values().flat_map(|pod| Direction::BOTH.map(|direction| (pod, direction))) {
-            let PodSide { admin, policies, baseline } = pod.side(direction);
-            wanted.extend(policies.iter().flatten().map(|policy| (policy, direction)));
-            ranked.extend(admin.iter().chain(baseline).map(|policy| (policy, direction)));
-        }
-        let mut sets: BTreeSet<SetKey> = BTreeSet::new();
-        let sides = wanted.into_iter().filter_map(|(name, direction)| {
-            let side = self.policies.get(name)?.side(direction)?;
-            Some(((name.clone(), direction), side))
-        });
-        let rules = held(&self.rules, sides, &mut sets);
-        let sides = ranked.into_iter().filter_map(|(name, direction)| {
-            let side = self.ranked.get(name)?.side(direction)?;
-            Some(((name.clone(), direction), side))
-        });
-        let tiers = held(&self.tiers, sides, &mut sets);
-        let changed = rules.is_some() || tiers.is_some();
-        self.rules = rules.unwrap_or_else(|| self.rules.clone());
-        self.tiers = tiers.unwrap_or_else(|| self.tiers.clone());
-        changed | self.sets.hold(&sets, &self.members, &self.nodes)
-    }
-}
-
-/// The rules of these sides, where they are not what is held already; rules that stay the same stay the same objects.
-fn held<'s, K: Ord + Clone, R: PartialEq + 's>(
-    old: &OrdMap<K, Arc<R>>,
-    sides: impl Iterator<Item = (K, &'s rules::Side<R>)>,
-    sets: &mut BTreeSet<SetKey>,
-) -> Option<OrdMap<K, Arc<R>>> {
-    let mut new = OrdMap::new();
-    let mut changed = false;
-    for (key, side) in sides {
-        sets.extend(side.sets.iter().cloned());
-        let same = old.get(&key).filter(|old| **old == side.rules);
-        changed |= same.is_none();
-        new.insert(key, Arc::clone(same.unwrap_or(&side.rules)));
-    }
-    (changed || new.len() != old.len()).then_some(new)
 }
 
 /// The labels of a pod's namespace; none while that is not known.

@@ -35,7 +35,7 @@ pub(crate) struct Side<R = PolicyRules> {
     /// Its rules.
     pub(crate) rules: Arc<R>,
     /// The sets that they name.
-    pub(crate) sets: BTreeSet<SetKey>,
+    pub(crate) sets: Arc<BTreeSet<SetKey>>,
 }
 
 impl Compiled {
@@ -61,7 +61,7 @@ pub(crate) fn compile(name: &PolicyName, policy: &NetworkPolicy) -> Compiled {
     }
     let mut directions = reader.directions(policy);
     if !parsed.whole || policy.unreadable.is_some() {
-        let closed = || Some(Side { rules: Arc::new(PolicyRules { rules: Vec::new() }), sets: BTreeSet::new() });
+        let closed = || Some(Side { rules: Arc::new(PolicyRules { rules: Vec::new() }), sets: Arc::default() });
         return Compiled { selector: parsed.selector, ingress: closed(), egress: closed(), problems: reader.problems };
     }
     let ingress = directions.remove(&Direction::Ingress).then(|| {
@@ -120,7 +120,7 @@ impl Reader<'_> {
     fn side(&mut self, mut rules: Vec<PolicyRule>) -> Side {
         rules.sort();
         rules.dedup();
-        Side { rules: Arc::new(PolicyRules { rules }), sets: std::mem::take(&mut self.sets) }
+        Side { rules: Arc::new(PolicyRules { rules }), sets: Arc::new(std::mem::take(&mut self.sets)) }
     }
 
     fn ingress(&mut self, index: usize, rule: &IngressRule) -> Option<PolicyRule> {

@@ -101,6 +101,10 @@ impl SetKey {
 /// The sets that are in use, with an index by namespace, so that a pod's change looks only at sets that may mean it.
 #[derive(Debug, Default)]
 pub(crate) struct Sets {
+    /// How many rules' sides name a set.
+    uses: BTreeMap<SetKey, usize>,
+    /// Sets that came into use or went out of it since the last turn, or both.
+    doubtful: BTreeSet<SetKey>,
     local: BTreeMap<Arc<str>, BTreeMap<SetKey, SetId>>,
     wide: BTreeMap<SetKey, SetId>,
     of_nodes: BTreeMap<SetKey, SetId>,
@@ -111,22 +115,48 @@ pub(crate) struct Sets {
 }
 
 impl Sets {
-    /// Makes `wanted` the sets in use; gives whether that changed anything.
-    pub(crate) fn hold(
-        &mut self,
-        wanted: &BTreeSet<SetKey>,
-        members: &BTreeMap<PodName, Member>,
-        nodes: &BTreeMap<NodeName, NodeMember>,
-    ) -> bool {
-        let shared = self.wide.keys().chain(self.of_nodes.keys());
-        let held: BTreeSet<SetKey> = shared.chain(self.local.values().flat_map(BTreeMap::keys)).cloned().collect();
-        for key in held.difference(wanted) {
-            self.remove(key);
+    /// One more names the set.
+    pub(crate) fn want(&mut self, key: &SetKey) {
+        match self.uses.get_mut(key) {
+            Some(count) => *count += 1,
+            None => {
+                self.uses.insert(key.clone(), 1);
+                self.doubtful.insert(key.clone());
+            }
         }
-        for key in wanted.difference(&held) {
-            self.insert(key, members, nodes);
+    }
+
+    /// One less names the set.
+    pub(crate) fn release(&mut self, key: &SetKey) {
+        if let Some(count) = self.uses.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                self.uses.remove(key);
+                self.doubtful.insert(key.clone());
+            }
         }
-        held != *wanted
+    }
+
+    /// Makes what is named the sets in use; gives whether that changed anything.
+    pub(crate) fn settle(&mut self, members: &BTreeMap<PodName, Member>, nodes: &BTreeMap<NodeName, NodeMember>) -> bool {
+        let mut changed = false;
+        for key in std::mem::take(&mut self.doubtful) {
+            match (self.uses.contains_key(&key), self.is_held(&key)) {
+                (true, false) => self.insert(&key, members, nodes),
+                (false, true) => self.remove(&key),
+                (true, true) | (false, false) => continue,
+            }
+            changed = true;
+        }
+        changed
+    }
+
+    fn is_held(&self, key: &SetKey) -> bool {
+        match key.scope() {
+            None => self.of_nodes.contains_key(key),
+            Some(Scope::Namespace(namespace)) => self.local.get(namespace).is_some_and(|keys| keys.contains_key(key)),
+            Some(Scope::Namespaces(_) | Scope::Everywhere) => self.wide.contains_key(key),
+        }
     }
 
     /// Follows the nodes; gives whether any set has other members now. Two nodes may claim one address, so the sets are made anew.
@@ -207,8 +237,11 @@ impl Sets {
         let id = match key.scope() {
             None => self.of_nodes.remove(key),
             Some(Scope::Namespace(namespace)) => {
-                let id = self.local.get_mut(namespace).and_then(|keys| keys.remove(key));
-                self.local.retain(|_, keys| !keys.is_empty());
+                let keys = self.local.get_mut(namespace);
+                let (id, is_empty) = keys.map(|keys| (keys.remove(key), keys.is_empty())).unwrap_or_default();
+                if is_empty {
+                    self.local.remove(namespace);
+                }
                 id
             }
             Some(Scope::Namespaces(_) | Scope::Everywhere) => self.wide.remove(key),

@@ -151,7 +151,7 @@ pub(crate) fn compile(name: &ClusterPolicyName, policy: &ClusterNetworkPolicy) -
         let what = format!("{given} is given, and is taken as {priority}");
         problems.push(Problem::new(codes::BAD_TIER_FIELD, what, format!("{place}, spec.priority"), "use 0 to 1000"));
     }
-    let rules = |rules: Option<_>| rules.map(|(rules, sets)| Side { rules: Arc::new(TierRules { tier, rules }), sets });
+    let rules = |rules: Option<_>| rules.map(|(rules, sets)| Side { rules: Arc::new(TierRules { tier, rules }), sets: Arc::new(sets) });
     let ingress = rules(side(&place, &spec.ingress, Direction::Ingress, whole, &mut problems));
     let egress = rules(side(&place, &spec.egress, Direction::Egress, whole, &mut problems));
     ranked(ingress, egress, problems)
@@ -169,7 +169,7 @@ pub(super) fn tier_of(policy: &ClusterNetworkPolicy) -> Option<Tier> {
 /// Everything is denied.
 fn closed(tier: Tier) -> Side<TierRules> {
     let rule = deny_all("the policy cannot be understood".into());
-    Side { rules: Arc::new(TierRules { tier, rules: vec![rule] }), sets: BTreeSet::new() }
+    Side { rules: Arc::new(TierRules { tier, rules: vec![rule] }), sets: Arc::default() }
 }
 
 fn deny_all(label: Arc<str>) -> TierRule {

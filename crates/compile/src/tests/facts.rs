@@ -133,6 +133,7 @@ fn a_policy_with_a_field_that_is_not_known_closes() {
     };
     check(&rule("{namespaces: {}}"), None);
     check(&rule("{namespaces: {sameLabels: [team]}}"), Some("spec.ingress[0].from[0].namespaces.sameLabels"));
+    check(&rule("{namespaces: {}, later: {}}"), Some("spec.ingress[0].from[0].later"));
     check(
         &rule("{pods: {podSelector: {}, namespaceSelector: {notSameLabels: [team]}}}"),
         Some("spec.ingress[0].from[0].pods.namespaceSelector.notSameLabels"),

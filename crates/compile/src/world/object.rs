@@ -1,5 +1,6 @@
 //! The kinds of object that the world is made of, and their decoding from the API's JSON.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -223,24 +224,44 @@ fn triggered_at(json: &Value) -> Option<Duration> {
 }
 
 /// The first field of a policy's `spec` that is not known here, as a reason: what it limits would not be limited.
+///
+/// Where one of several fields says what is meant and none that is known does, it is for the rule to close, and the rest stands.
 fn unknown_field<T: DeserializeOwned>(spec: &Value) -> Option<String> {
-    let mut first = None;
+    let mut unknown = BTreeSet::new();
     let read: Result<T, _> = serde_ignored::deserialize(spec, |path| {
-        first.get_or_insert_with(|| format!("{}: this version knows no such field", place_of(&path)));
+        unknown.insert(pointer_to(&path));
     });
     // What has the wrong type is told of with the object.
-    read.ok().and(first)
+    read.ok()?;
+    let is_alternative = |field: &String| {
+        let (parent, _) = field.rsplit_once('/').unwrap_or_default();
+        let word = parent.rsplit('/').find(|word| word.parse::<usize>().is_err());
+        let fields = spec.pointer(parent).and_then(Value::as_object);
+        matches!(word, Some("subject" | "from" | "to" | "protocols"))
+            && fields.is_some_and(|fields| fields.keys().all(|key| unknown.contains(&format!("{parent}/{}", escaped(key)))))
+    };
+    let field = unknown.iter().find(|field| !is_alternative(field))?;
+    let place = field.split('/').skip(1).fold("spec".to_owned(), |place, word| match word.parse::<usize>() {
+        Ok(index) => format!("{place}[{index}]"),
+        Err(_) => format!("{place}.{}", word.escape_debug()),
+    });
+    Some(format!("{place}: this version knows no such field"))
 }
 
-/// A place in `spec` in the API's notation.
-fn place_of(path: &serde_ignored::Path<'_>) -> String {
+/// JSON Pointer of a place (RFC 6901).
+fn pointer_to(path: &serde_ignored::Path<'_>) -> String {
     use serde_ignored::Path;
     match path {
-        Path::Root => "spec".to_owned(),
-        Path::Seq { parent, index } => format!("{}[{index}]", place_of(parent)),
-        Path::Map { parent, key } => format!("{}.{key}", place_of(parent)),
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => place_of(parent),
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}/{index}", pointer_to(parent)),
+        Path::Map { parent, key } => format!("{}/{}", pointer_to(parent), escaped(key)),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => pointer_to(parent),
     }
+}
+
+/// A word of a JSON Pointer.
+fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
 }
 
 fn part<T: DeserializeOwned>(json: &Value, field: &str) -> Option<T> {
