@@ -59,7 +59,7 @@ codes! {
     /// A peer of a ClusterNetworkPolicy is known and not supported.
     UNSUPPORTED_PEER = 4009: "A rule of a ClusterNetworkPolicy has domainNames as a peer, which Bowline does not support. As the API says of what an implementation does not know, an Accept rule with it takes nothing, and any other denies everything. Name the networks instead.";
     /// A question to `bowline explain` cannot be understood.
-    BAD_QUESTION = 4101: "`bowline explain SRC DST[:PORT[/PROTOCOL]]` takes for each end NAMESPACE/POD, NAMESPACE/SERVICE, NODE or an address. pod/NAMESPACE/NAME, svc/NAMESPACE/NAME and node/NAME say which of them is meant; an IPv6 address with a port stands in brackets. PROTOCOL is tcp, udp or sctp.";
+    BAD_QUESTION = 4101: "`bowline explain SRC DST[:PORT[/PROTOCOL]]` takes for each end NAMESPACE/POD, NAMESPACE/SERVICE, NODE or an address. pod/NAMESPACE/NAME, svc/NAMESPACE/NAME and node/NAME say which of them is meant; an IPv6 address with a port stands in brackets. PROTOCOL is tcp, udp or sctp. DST/icmp asks for a ping, which has no port; DST/icmpv6 for one between IPv6 addresses. A pod or service that is called so is named with its port.";
     /// An end of the question is not in the cluster.
     NO_SUCH_END = 4102: "No pod, service or node has the name that was asked for, or the address is one of the pod network that nobody holds. kubectl get pods,services -A and kubectl get nodes show what there is.";
     /// An end of the question can be a pod and a service.

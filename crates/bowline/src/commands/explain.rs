@@ -19,8 +19,9 @@ pub(crate) struct ExplainArgs {
     /// Who begins: NAMESPACE/POD, NAMESPACE/SERVICE (its pods), NODE or an address
     #[arg(value_name = "SRC")]
     source: String,
-    /// Who is meant, and the port, e.g. shop/api:8080, shop/dns:53/udp, [fd00::1]:443; a port may be left out where there is only one
-    #[arg(value_name = "DST[:PORT[/PROTO]]")]
+    /// Who is meant, and the port, e.g. shop/api:8080, shop/dns:53/udp, [fd00::1]:443; a port may be left out where there is only one.
+    /// For a ping: shop/api-0/icmp
+    #[arg(value_name = "DST[:PORT[/PROTO]|/icmp]")]
     destination: String,
     /// The namespace of names without one
     #[arg(short, long, default_value = "default")]

@@ -1,8 +1,9 @@
 //! Each node's part of an explanation, held against the oracle.
 
-use bowline_model::Protocol;
+use bowline_model::Family;
 use bowline_model::intent::services::Endpoint;
 
+use super::question::Sent;
 use super::told::{Entry, Hop, Outcome, Seen};
 use super::view::View;
 use super::way::{frontend_address, host_port, is_own, is_strange_tunnel};
@@ -10,26 +11,32 @@ use crate::oracle::policy::{End, allowed};
 use crate::oracle::service::{Answer, Client, endpoints_for};
 
 /// What the oracle says of a packet at a node.
-pub(super) fn oracle(view: &View, hop: &Hop, protocol: Protocol) -> Seen {
-    let oracle = service(view, hop, protocol).unwrap_or_else(|| policy(view, hop, protocol));
+pub(super) fn oracle(view: &View, hop: &Hop, sent: Sent) -> Seen {
+    let oracle = service(view, hop, sent).unwrap_or_else(|| policy(view, hop, sent));
     Seen { node: hop.node.clone(), explained: hop.outcome, oracle, asked: false, kernel: None, by: String::new() }
 }
 
 /// What becomes of it before any policy, if that is all.
-fn service(view: &View, hop: &Hop, protocol: Protocol) -> Option<Outcome> {
+fn service(view: &View, hop: &Hop, sent: Sent) -> Option<Outcome> {
     let (ip, port) = hop.dst;
     let own = matches!(hop.entry, Entry::Pod | Entry::OwnNode);
     let address = frontend_address(view, ip);
-    match endpoints_for(&view.world, view.node.as_str(), Client { ip: hop.src, own }, address, protocol, port) {
+    // A service is of a transport protocol and a port: nothing else is any service's.
+    let asked = sent.protocol().zip(port);
+    let client = Client { ip: hop.src, own };
+    let answer = asked
+        .map_or(Answer::NotAService, |(protocol, port)| endpoints_for(&view.world, view.node.as_str(), client, address, protocol, port));
+    match answer {
         Answer::Reject => Some(Outcome::Reject),
         Answer::Drop => Some(Outcome::Drop),
         // Another endpoint than any of the oracle's is as good as none.
         Answer::Endpoints(all) => {
-            (hop.choices != all.len() || !all.contains(&Endpoint { ip: hop.onward.0, port: hop.onward.1 })).then_some(Outcome::Reject)
+            let goes_on = hop.onward.1.is_some_and(|port| all.contains(&Endpoint { ip: hop.onward.0, port }));
+            (hop.choices != all.len() || !goes_on).then_some(Outcome::Reject)
         }
         Answer::NotAService => {
-            if let Some((_, endpoint)) = host_port(view, hop.dst, protocol) {
-                let leads_there = hop.choices == 1 && hop.onward == (endpoint.ip, endpoint.port);
+            if let Some((_, endpoint)) = asked.and_then(|(protocol, port)| host_port(view, (ip, port), protocol)) {
+                let leads_there = hop.choices == 1 && hop.onward == (endpoint.ip, Some(endpoint.port));
                 return (!leads_there).then_some(Outcome::Reject);
             }
             let refused = !is_own(view, ip) && view.world.service_networks().iter().any(|net| net.contains(&ip));
@@ -38,14 +45,14 @@ fn service(view: &View, hop: &Hop, protocol: Protocol) -> Option<Outcome> {
     }
 }
 
-fn policy(view: &View, hop: &Hop, protocol: Protocol) -> Outcome {
+fn policy(view: &View, hop: &Hop, sent: Sent) -> Outcome {
     let src = match hop.entry {
         Entry::OwnNode => End::OwnNode(hop.src),
         Entry::Pod | Entry::Fabric(_) | Entry::Outside => End::Address(hop.src),
     };
     let (ip, port) = hop.onward;
-    let taken = !is_strange_tunnel(view, &hop.entry, hop.src, hop.onward, protocol);
-    match taken && allowed(&view.world, src, End::Address(ip), protocol.number(), Some(port)) {
+    let taken = !is_strange_tunnel(view, &hop.entry, hop.src, hop.onward, sent);
+    match taken && allowed(&view.world, src, End::Address(ip), sent.number(Family::of(&ip)), port) {
         true => Outcome::Pass,
         false => Outcome::Drop,
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use bowline_model::Family;
+
 use super::told::{Explanation, Outcome, Path, Seen, Step};
 
 /// Puts a verdict's word into colour, or leaves it.
@@ -39,7 +41,7 @@ impl Explanation {
 
     fn path(&self, path: &Path, paint: Paint<'_>, text: &mut String) {
         let word = paint(path.verdict, &path.verdict.to_string().to_uppercase());
-        let protocol = self.protocol.to_string().to_lowercase();
+        let protocol = self.protocol.word(Family::of(&path.destination.ip));
         let _ = writeln!(text, "{word}  {protocol}  {} -> {}\n", path.source, path.destination);
         let width = |of: &dyn Fn(&Step) -> usize| path.steps.iter().map(of).max().unwrap_or(0);
         let (number, node) = (path.steps.len().to_string().len(), width(&|step| step.node.chars().count()));

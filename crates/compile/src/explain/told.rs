@@ -3,8 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use bowline_model::Protocol;
 use serde::{Deserialize, Serialize};
+
+use super::question::Sent;
 
 /// What becomes of the first packet of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,8 +39,8 @@ pub struct Explanation {
     pub kind: String,
     /// The worst of all paths.
     pub verdict: Outcome,
-    /// Transport protocol.
-    pub protocol: Protocol,
+    /// What is sent: a transport protocol, or ICMP.
+    pub protocol: Sent,
     /// One for each pair of a source and an endpoint that the connection may be between; never empty.
     pub paths: Vec<Path>,
     /// How many more there are that were not looked at.
@@ -54,7 +55,7 @@ pub struct EndTold {
     pub name: String,
     /// Its address.
     pub ip: IpAddr,
-    /// Destination port; none of a source.
+    /// Destination port; none of a source, nor of ICMP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// The node that it is on, if it is in the cluster.
@@ -138,6 +139,9 @@ pub enum Entry {
     Outside,
 }
 
+/// An address, and a port where what is sent has ports.
+pub type At = (IpAddr, Option<u16>);
+
 /// A packet at a node, for those who would judge it by other means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -149,9 +153,9 @@ pub struct Hop {
     /// Source address.
     pub src: IpAddr,
     /// Destination as it comes in.
-    pub dst: (IpAddr, u16),
+    pub dst: At,
     /// Destination as it goes on, and how many there were to choose from; the same as `dst` where nothing translates.
-    pub onward: (IpAddr, u16),
+    pub onward: At,
     /// Number of endpoints that the service gives here; 0 where nothing translates.
     pub choices: usize,
     /// What the node does.
@@ -187,7 +191,7 @@ impl Seen {
 
 impl Explanation {
     /// The explanation of these paths.
-    pub(super) fn of(protocol: Protocol, paths: Vec<Path>, left_out: usize) -> Explanation {
+    pub(super) fn of(protocol: Sent, paths: Vec<Path>, left_out: usize) -> Explanation {
         let verdict = paths.iter().map(|path| path.verdict).max().unwrap_or(Outcome::Pass);
         Explanation { api_version: "bowline.io/v1".to_owned(), kind: "Explanation".to_owned(), verdict, protocol, paths, left_out }
     }

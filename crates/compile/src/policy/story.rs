@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bowline_model::intent::policy::{Direction, PortMatch};
-use bowline_model::{PodName, PolicyName, Protocol};
+use bowline_model::{Family, PodName, PolicyName, Protocol};
 
 use super::member::Member;
 use super::rules::{self, PortFound};
 use super::selector::Selector;
-use crate::explain::{Outcome, PolicyTold};
+use crate::explain::{Outcome, PolicyTold, Sent};
 use crate::world::{LabelSelector, NetworkPolicy, Peer, PolicyPort, World};
 
 /// The first packet of a connection, with the addresses that it has at the pods' interfaces.
@@ -22,10 +22,23 @@ pub(crate) struct Packet {
     pub(crate) src: IpAddr,
     /// Destination address.
     pub(crate) dst: IpAddr,
-    /// Transport protocol.
-    pub(crate) protocol: Protocol,
-    /// Destination port.
-    pub(crate) port: u16,
+    /// What is sent.
+    pub(crate) sent: Sent,
+    /// Destination port; none of ICMP.
+    pub(crate) port: Option<u16>,
+}
+
+impl Packet {
+    /// Its port, if it is of that protocol.
+    pub(super) fn port_of(&self, protocol: Protocol) -> Option<u16> {
+        self.port.filter(|_| self.sent == Sent::from(protocol))
+    }
+
+    /// What is asked for: `80/tcp`, `icmp`.
+    pub(super) fn asked(&self) -> String {
+        let word = self.sent.word(Family::of(&self.dst));
+        self.port.map_or_else(|| word.to_owned(), |port| format!("{port}/{word}"))
+    }
 }
 
 /// The pod whose policies are asked.
@@ -103,7 +116,10 @@ fn broader(world: &World, names: &[&str], direction: Direction, packet: &Packet)
 /// What a rule would have to take.
 pub(super) fn packet_words(world: &World, direction: Direction, packet: &Packet) -> String {
     let labels = labels_of(world, &peer_of(direction, packet));
-    format!("{labels} on {}/{}", packet.port, lower(packet.protocol))
+    match packet.port {
+        Some(_) => format!("{labels} on {}", packet.asked()),
+        None => format!("{labels} on any port, and so {}", packet.asked()),
+    }
 }
 
 /// A peer by what a rule could name it by.
@@ -323,8 +339,7 @@ impl Reader<'_> {
     }
 
     fn ports(&self, field: &str, ports: &[PolicyPort]) -> Result<String, Refusal> {
-        let packet = self.packet;
-        let asked = format!("{}/{}", packet.port, lower(packet.protocol));
+        let asked = self.packet.asked();
         if ports.is_empty() {
             return Ok("any port".to_owned());
         }
@@ -340,23 +355,30 @@ impl Reader<'_> {
             }
             wants.push(words_of(&found));
         }
-        let why = vec![format!("{field}.ports wants {}; it is {asked}", wants.join(", "))];
-        let way = format!("the port were {}", wants.first().map_or("another", String::as_str));
+        let (mut why, mut way) = (
+            format!("{field}.ports wants {}; it is {asked}", wants.join(", ")),
+            format!("the port were {}", wants.first().map_or("another", String::as_str)),
+        );
+        if self.packet.port.is_none() {
+            why.push_str(", which has no port");
+            way = format!("NetworkPolicy {}, {field} named no ports", self.policy);
+        }
+        let why = vec![why];
         Err(Refusal { why, ways: vec![way] })
     }
 
     fn takes(&self, port: &PortFound) -> bool {
         let packet = self.packet;
         match port {
-            PortFound::Match(PortMatch::All(protocol)) => *protocol == packet.protocol,
+            PortFound::Match(PortMatch::All(protocol)) => packet.sent == Sent::from(*protocol),
             PortFound::Match(PortMatch::Range { protocol, from, to }) => {
-                *protocol == packet.protocol && (*from..=*to).contains(&packet.port)
+                packet.port_of(*protocol).is_some_and(|port| (*from..=*to).contains(&port))
             }
             PortFound::Match(PortMatch::Named(_)) => false,
             PortFound::Named(name, protocol) => {
                 let member = self.world.holder(&packet.dst).and_then(|holder| Member::of(self.world, holder));
-                let has = |member: Member| member.ports.contains(&(Arc::clone(name), *protocol, packet.port));
-                *protocol == packet.protocol && member.is_some_and(has)
+                let asked = packet.port_of(*protocol);
+                asked.zip(member).is_some_and(|(port, member)| member.ports.contains(&(Arc::clone(name), *protocol, port)))
             }
         }
     }

@@ -11,7 +11,7 @@ use super::member::{Member, NodeMember};
 use super::selector::Selector;
 use super::story::{Packet, Side, Subject, ask_policies, lower, packet_words, peer_of, spaces_words};
 use super::tiers::{self, PeerFound, ProtocolFound, RuleFound};
-use crate::explain::{Outcome, PolicyTold};
+use crate::explain::{Outcome, PolicyTold, Sent};
 use crate::world::{ClusterNetworkPolicy, World};
 
 /// Asks everything that is about a pod in a direction.
@@ -199,22 +199,23 @@ impl Asked<'_> {
     /// How the port is one of these, if it is.
     fn port(&self, protocols: &[ProtocolFound]) -> Option<String> {
         let packet = self.packet;
-        let asked = format!("{}/{}", packet.port, lower(packet.protocol));
+        let asked = packet.asked();
         if protocols.is_empty() {
             return Some("any port".to_owned());
         }
         protocols.iter().find_map(|protocol| match protocol {
             ProtocolFound::Match(PortMatch::Range { protocol, from, to }) => {
-                let takes = *protocol == packet.protocol && (*from..=*to).contains(&packet.port);
+                let takes = packet.port_of(*protocol).is_some_and(|port| (*from..=*to).contains(&port));
                 let range = || if from == to { asked.clone() } else { format!("{asked} is {from}-{to}/{}", lower(*protocol)) };
                 takes.then(range)
             }
-            ProtocolFound::Match(PortMatch::All(protocol)) => (*protocol == packet.protocol).then(|| asked.clone()),
+            ProtocolFound::Match(PortMatch::All(protocol)) => (packet.sent == Sent::from(*protocol)).then(|| asked.clone()),
             ProtocolFound::Match(PortMatch::Named(_)) => None,
             ProtocolFound::Named(name) => {
                 let holder = self.world.holder(&packet.dst)?;
                 let member = Member::of(self.world, holder)?;
-                let has = member.ports.contains(&(name.clone(), packet.protocol, packet.port));
+                let (protocol, port) = packet.sent.protocol().zip(packet.port)?;
+                let has = member.ports.contains(&(name.clone(), protocol, port));
                 has.then(|| format!("{asked} is port `{}` of {holder}", name.escape_debug()))
             }
         })

@@ -39,10 +39,23 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
         (case("{from: a/b, to: c/d, port: 0, expect: pass}"), "f.yaml, cases[1].port", "port `0` is not one of 1 to 65535"),
         (case("{from: a/b, to: c/d, port: [80], expect: pass}"), "f.yaml, cases[1].port", "port is a list"),
         (
-            case("{from: a/b, to: c/d, port: 80/icmp, expect: pass}"),
+            case("{from: a/b, to: c/d, port: 80/igmp, expect: pass}"),
             "f.yaml, cases[1].port",
-            "unknown protocol `icmp`: use TCP, UDP or SCTP",
+            "unknown protocol `igmp`: use TCP, UDP or SCTP",
         ),
+        (case("{from: a/b, to: c/d, port: 80/icmp, expect: pass}"), "f.yaml, cases[1].port", "ICMP has no ports"),
+        (case("{from: a/b, to: c/d, port: 80, protocol: icmp, expect: pass}"), "f.yaml, cases[1].protocol", "ICMP has no ports"),
+        (
+            case("{from: a/b, to: c/d, port: 80/udp, protocol: tcp, expect: pass}"),
+            "f.yaml, cases[1].protocol",
+            "port says UDP, and protocol says TCP",
+        ),
+        (
+            case("{from: a/b, to: c/d, port: 80, protocol: igmp, expect: pass}"),
+            "f.yaml, cases[1].protocol",
+            "unknown protocol `igmp`: use TCP, UDP or SCTP",
+        ),
+        (case("{from: a/b, to: c/d, protocol: udp, expect: pass}"), "f.yaml, cases[1].protocol", "there is no port for protocol `udp`"),
         (case("{from: a/b, to: c/d, port: 1.5, expect: pass}"), "f.yaml, cases[1].port", "`1.5` is no port"),
         (case("{from: a/b, to: c/d, expect: allow}"), "f.yaml, cases[1].expect", "`allow` is no verdict"),
         (case("{from: a/b, to: c/d, expect: pass, prot: udp}"), "f.yaml, cases[1]", "there is no field `prot`"),
@@ -75,15 +88,16 @@ fn what_is_wrong_with_a_manifest_is_said_with_its_place() {
     }
 }
 
-/// Judges cases, `FROM > TO[:PORT] = VERDICT` a line, by manifests.
+/// Judges cases, `FROM > TO[ at PORT][ by PROTOCOL] = VERDICT` a line, by manifests.
 fn check(manifests: &str, cases: &str) {
     let cluster = Cluster::of(objects(manifests, "m").unwrap()).unwrap();
     let mut file = "cases:\n".to_owned();
     for line in cases.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (from, rest) = line.split_once(" > ").unwrap();
         let (to, expect) = rest.split_once(" = ").unwrap();
+        let (to, protocol) = to.split_once(" by ").unwrap_or((to, "null"));
         let (to, port) = to.split_once(" at ").unwrap_or((to, "null"));
-        file.push_str(&format!("- {{from: '{from}', to: '{to}', port: {port}, expect: {expect}}}\n"));
+        file.push_str(&format!("- {{from: '{from}', to: '{to}', port: {port}, protocol: {protocol}, expect: {expect}}}\n"));
     }
     let suite = Suite::read(&file, "f").unwrap();
     for judged in run(&cluster, &suite.cases) {
@@ -125,6 +139,10 @@ fn manifests_are_made_into_what_a_cluster_would_hold() {
         198.51.100.1 > shop/api at 8080 = pass
         shop/web > 198.51.100.1 at 443/udp = pass
         ops/agent > shop/api at 22 = pass
+        shop/web > shop/api at 53 by udp = pass
+        shop/web > shop/api by icmp = pass
+        shop/web > shop/front by icmp = reject
+        shop/web > 2001:db8::1 by icmpv6 = pass
         node-1 > shop/api at 22 = pass",
     );
     let policy = "
@@ -139,6 +157,10 @@ fn manifests_are_made_into_what_a_cluster_would_hold() {
         shop/web > shop/api at 8081 = drop
         ops/backup > shop/front = drop
         ops/backup > shop/api at 22 = pass
+        ops/backup > shop/api by icmp = drop
+        ops/backup > shop/api by icmpv6 = drop
+        shop/web > shop/heads by icmp = drop
+        shop/api > shop/web by icmp = pass
         ops/agent > shop/api at 22 = drop
         198.51.100.1 > shop/api at 8080 = drop
         shop/api > shop/web at 80 = pass

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bowline_compile::explain::{Entry, Explanation, Hop, Outcome, Seen};
+use bowline_compile::explain::{Entry, Explanation, Hop, Outcome, Seen, Sent};
 use bowline_dataplane::interpret::{self, End, LeadsTo, Packet, Table};
 use bowline_kernel::nft::NftDriver;
-use bowline_model::Protocol;
+use bowline_model::Family;
 use bowline_model::intent::Intent;
 use bowline_model::intent::pods::PodIntent;
 use bowline_model::intent::routes::BackendConf;
@@ -19,7 +19,7 @@ use crate::agent::apply::Applied;
 
 /// Adds the kernel's verdicts for what this node decides.
 pub(super) fn ask(explanation: &mut Explanation, node: &str, applied: &Applied) {
-    let protocol = explanation.protocol;
+    let sent = explanation.protocol;
     let mut kernel: Option<Result<Kernel<'_>, String>> = None;
     for path in &mut explanation.paths {
         for (hop, seen) in path.hops.iter().zip(&mut path.seen) {
@@ -28,7 +28,7 @@ pub(super) fn ask(explanation: &mut Explanation, node: &str, applied: &Applied) 
             }
             seen.asked = true;
             match kernel.get_or_insert_with(|| Kernel::read(applied)) {
-                Ok(kernel) => kernel.judge(hop, protocol, seen),
+                Ok(kernel) => kernel.judge(hop, sent, seen),
                 Err(why) => seen.by.clone_from(why),
             }
         }
@@ -53,11 +53,11 @@ impl<'a> Kernel<'a> {
         Ok(Kernel { table: Table::from_objects(&snapshot.objects), applied, local })
     }
 
-    fn judge(&mut self, hop: &Hop, protocol: Protocol, seen: &mut Seen) {
+    fn judge(&mut self, hop: &Hop, sent: Sent, seen: &mut Seen) {
         // Each choice in turn, as the kernel's random number would make it.
         let choices = u32::try_from(hop.choices.max(1)).unwrap_or(u32::MAX);
         for choice in 0..choices {
-            let Some(mut packet) = self.packet(hop, protocol) else {
+            let Some(mut packet) = self.packet(hop, sent) else {
                 seen.by = "the pod is not attached here".to_owned();
                 return;
             };
@@ -65,7 +65,7 @@ impl<'a> Kernel<'a> {
             packet.random = u32::try_from(middle).unwrap_or(u32::MAX);
             let (applied, local) = (self.applied, &self.local);
             let outcome = interpret::through(&mut self.table, &mut packet, |ip| leads_to(applied, local, ip));
-            let arrived = (packet.dst, packet.dst_port);
+            let arrived = (packet.dst, hop.dst.1.map(|_| packet.dst_port));
             if arrived == hop.onward || (arrived == hop.dst && !outcome.passes()) {
                 let by = outcome.by.map(|(chain, says)| says.unwrap_or(chain));
                 match outcome.end {
@@ -83,8 +83,9 @@ impl<'a> Kernel<'a> {
     }
 
     /// The packet as it comes in.
-    fn packet(&self, hop: &Hop, protocol: Protocol) -> Option<Packet> {
-        let mut packet = Packet::new(hop.src, hop.dst.0, protocol.number(), hop.dst.1);
+    fn packet(&self, hop: &Hop, sent: Sent) -> Option<Packet> {
+        let (to, port) = hop.dst;
+        let mut packet = Packet::new(hop.src, to, sent.number(Family::of(&to)), port.unwrap_or_default());
         packet.local_addresses.clone_from(&self.local);
         match &hop.entry {
             Entry::Pod => {
