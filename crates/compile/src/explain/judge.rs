@@ -30,22 +30,29 @@ impl Judged {
 pub(crate) fn judge(world: &World, packet: &Packet, own_node: bool) -> Judged {
     let source = if own_node { None } else { attachment(world, &packet.src) };
     let destination = attachment(world, &packet.dst);
-    if closed(world, source).is_some() || closed(world, destination).is_some() {
-        let shut = |end| closed(world, end).map(|why| Side::plain(Outcome::Drop, why));
-        return Judged { egress: shut(source), ingress: shut(destination) };
-    }
+    let unasked = |end: &Attached, direction, (outcome, why)| match world.pod_of(end) {
+        Some((name, pod)) => Side::unasked(world, Subject { name, labels: &pod.metadata.labels }, direction, (outcome, why)),
+        None => Side::plain(outcome, why),
+    };
     if let (Some(source), Some(destination)) = (source, destination)
         && source.host_ifname() == destination.host_ifname()
+        && closed(world, Some(source)).is_none()
     {
-        let itself = Some(Side::plain(Outcome::Pass, "a pod reaches itself"));
-        return Judged { egress: itself.clone(), ingress: itself };
+        let itself = (Outcome::Pass, "a pod always reaches itself");
+        let both = (unasked(source, Direction::Egress, itself), unasked(destination, Direction::Ingress, itself));
+        return Judged { egress: Some(both.0), ingress: Some(both.1) };
     }
-    let side = |end: &Attached, direction| match world.pod_of(end) {
-        Some((name, pod)) => ask(world, Subject { name, labels: &pod.metadata.labels }, direction, packet),
-        None => Side::plain(Outcome::Pass, "not a pod of the cluster, so no policy means it"),
+    let side = |end: &Attached, direction| {
+        if let Some(why) = closed(world, Some(end)) {
+            return unasked(end, direction, (Outcome::Drop, why));
+        }
+        match world.pod_of(end) {
+            Some((name, pod)) => ask(world, Subject { name, labels: &pod.metadata.labels }, direction, packet),
+            None => Side::plain(Outcome::Pass, "not a pod of the cluster, so no policy means it"),
+        }
     };
-    let ingress = |end: &Attached| match own_node {
-        true => Side::plain(Outcome::Pass, "a pod's own node always reaches it"),
+    let ingress = |end: &Attached| match own_node && closed(world, Some(end)).is_none() {
+        true => unasked(end, Direction::Ingress, (Outcome::Pass, "a pod's own node always reaches it")),
         false => side(end, Direction::Ingress),
     };
     Judged { egress: source.map(|end| side(end, Direction::Egress)), ingress: destination.map(ingress) }

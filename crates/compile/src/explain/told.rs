@@ -99,7 +99,7 @@ pub struct Step {
     pub text: String,
     /// More lines: what each rule wants, and what the peer has.
     pub details: Vec<String>,
-    /// The policies that were asked.
+    /// All policies that select the pod, in the order in which they are asked; those that have no say come last.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub policies: Vec<PolicyTold>,
 }
@@ -123,6 +123,10 @@ pub struct PolicyTold {
     pub rule: Option<String>,
     /// What that rule takes; or what each rule wants and what the packet has.
     pub why: Vec<String>,
+    /// Why it is not this policy that decides: no rule takes the packet, another policy's did, or it was not asked at all. None of one that
+    /// decides, alone or with others.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub passed_over: Option<String>,
 }
 
 /// How a packet comes to a node.

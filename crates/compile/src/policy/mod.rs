@@ -11,6 +11,7 @@ mod sets;
 mod story;
 mod tier_story;
 mod tiers;
+mod unasked;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -12,6 +12,7 @@ use bowline_model::{Family, PodName, PolicyName, Protocol};
 use super::member::Member;
 use super::rules::{self, PortFound};
 use super::selector::Selector;
+use super::unasked;
 use crate::explain::{Outcome, PolicyTold, Sent};
 use crate::world::{LabelSelector, NetworkPolicy, Peer, PolicyPort, World};
 
@@ -59,7 +60,7 @@ pub(crate) struct Side {
     pub(crate) text: String,
     /// What each rule wants, and what there is instead.
     pub(crate) details: Vec<String>,
-    /// What each policy said.
+    /// What each policy that selects the pod said, or why it was not asked.
     pub(crate) policies: Vec<PolicyTold>,
     /// What would open it: alternatives.
     pub(crate) pass_if: Vec<String>,
@@ -70,19 +71,27 @@ impl Side {
     pub(crate) fn plain(outcome: Outcome, text: impl Into<String>) -> Side {
         Side { outcome, text: text.into(), details: Vec::new(), policies: Vec::new(), pass_if: Vec::new() }
     }
+
+    /// A direction that no policy of the pod is asked about.
+    pub(crate) fn unasked(world: &World, subject: Subject<'_>, direction: Direction, (outcome, text): (Outcome, &str)) -> Side {
+        let policies = unasked::all(world, subject, direction, &format!("not asked, as {text}"));
+        Side { details: unasked::lines(&policies, ""), policies, ..Side::plain(outcome, text) }
+    }
 }
 
 /// Asks the NetworkPolicies that select a pod in a direction; none if there are none.
 pub(super) fn ask_policies(world: &World, subject: Subject<'_>, direction: Direction, packet: &Packet) -> Option<Side> {
-    let first = PolicyName::new(subject.name.namespace.clone(), "");
-    let same = world.policies().range(first..).take_while(|(name, _)| name.namespace == subject.name.namespace);
-    let asked: Vec<Asked> = same.filter_map(|(name, policy)| ask_one(world, name, policy, subject, direction, packet)).collect();
+    let selecting = unasked::selecting(world, subject, direction).filter(|(_, _, speaks)| *speaks);
+    let asked: Vec<Asked> = selecting.map(|(name, policy, _)| ask_one(world, name, policy, direction, packet)).collect();
     if asked.is_empty() {
         return None;
     }
     let allowing = asked.iter().find_map(|asked| Some((asked.told.name.clone(), asked.told.rule.clone()?, asked.told.why.clone())));
-    let policies: Vec<PolicyTold> = asked.iter().map(|asked| asked.told.clone()).collect();
+    let mut policies: Vec<PolicyTold> = asked.iter().map(|asked| asked.told.clone()).collect();
     if let Some((name, rule, why)) = allowing {
+        for other in policies.iter_mut().filter(|told| told.name != name) {
+            other.passed_over = Some(if other.allows { "takes it as well" } else { unasked::NO_RULE }.to_owned());
+        }
         let text = format!("NetworkPolicy {name}, {rule}: {}", why.join("; "));
         return Some(Side { outcome: Outcome::Pass, text, details: Vec::new(), policies, pass_if: Vec::new() });
     }
@@ -177,29 +186,18 @@ impl<'a> Rule<'a> {
     }
 }
 
-/// What a policy says of the packet, if it selects the pod in this direction.
-fn ask_one(
-    world: &World,
-    name: &PolicyName,
-    policy: &NetworkPolicy,
-    subject: Subject<'_>,
-    direction: Direction,
-    packet: &Packet,
-) -> Option<Asked> {
-    let compiled = rules::compile(name, policy);
-    if !compiled.selector.matches(subject.labels) || compiled.side(direction).is_none() {
-        return None;
-    }
-    let told = |why| PolicyTold { name: name.to_string(), tier: None, action: None, allows: false, rule: None, why };
+/// What a policy says of the packet, which selects the pod in this direction.
+fn ask_one(world: &World, name: &PolicyName, policy: &NetworkPolicy, direction: Direction, packet: &Packet) -> Asked {
+    let told = |why| PolicyTold { name: name.to_string(), tier: None, action: None, allows: false, rule: None, why, passed_over: None };
     let whole = Selector::parse(&policy.spec.pod_selector, "", &mut Vec::new()).whole;
     if !whole || policy.unreadable.is_some() {
         let why = vec!["cannot be understood, so it lets nothing through".to_owned()];
-        return Some(Asked { told: told(why), ways: vec![format!("NetworkPolicy {name} were corrected")] });
+        return Asked { told: told(why), ways: vec![format!("NetworkPolicy {name} were corrected")] };
     }
     let rules = rules_of(policy, direction);
     if rules.is_empty() {
         let why = vec![format!("has no {} rule, so it lets nothing through", direction.word())];
-        return Some(Asked { told: told(why), ways: Vec::new() });
+        return Asked { told: told(why), ways: Vec::new() };
     }
     let reader = Reader { world, policy: name, direction, packet };
     let (mut why, mut ways) = (Vec::new(), Vec::new());
@@ -207,8 +205,7 @@ fn ask_one(
         let field = format!("{}[{index}]", direction.word());
         match reader.rule(&field, rule) {
             Ok(taken) => {
-                let told = PolicyTold { name: name.to_string(), tier: None, action: None, allows: true, rule: Some(field), why: taken };
-                return Some(Asked { told, ways: Vec::new() });
+                return Asked { told: PolicyTold { allows: true, rule: Some(field), ..told(taken) }, ways: Vec::new() };
             }
             Err(refusal) => {
                 why.extend(refusal.why);
@@ -216,7 +213,7 @@ fn ask_one(
             }
         }
     }
-    Some(Asked { told: told(why), ways })
+    Asked { told: told(why), ways }
 }
 
 /// Why something does not match, and what would make it.

@@ -7,7 +7,7 @@ use crate::explain::{Explainer, Outcome, Question};
 use crate::testing::notation::world;
 
 /// The world of the cases: three nodes, a shop with two tiers, and a service of each form. Node n1 is asked.
-const WORLD: &str = "
+pub(super) const WORLD: &str = "
     node n1 192.168.0.1 fd00::1 cidr=10.42.1.0/24 cidr=fd42:1::/64
     node n2 192.168.0.2 fd00::2 cidr=10.42.2.0/24 cidr=fd42:2::/64
     node n3 192.168.0.3 fd00::3 cidr=10.42.3.0/24 cidr=fd42:3::/64
@@ -173,6 +173,7 @@ fn icmp_is_taken_by_rules_without_ports_alone() {
 
             1 n1  source check    pass  10.42.1.7 is its own address
             2 n1  egress policy   pass  no policy selects shop/web for egress
+                  says nothing of egress: NetworkPolicy shop/all
             3 n1  ingress policy  DROP  NetworkPolicy shop/http
                   ingress[0].ports wants 8080/tcp, any udp port, port `http`/tcp; it is icmp, which has no port
             pass if: NetworkPolicy shop/http, ingress[0] named no ports, or NetworkPolicy shop/http had an ingress rule that took app=web (shop/web) on any port, and so icmp
@@ -225,6 +226,7 @@ fn icmp_is_taken_by_rules_without_ports_alone() {
 
             1 n1  source check   pass  10.42.1.7 is its own address
             2 n1  egress policy  pass  no policy selects shop/web for egress
+                  says nothing of egress: NetworkPolicy shop/all
             3 n1  vxlan -> n2    pass  to 192.168.0.2
             4 n2  node           pass  to a process of the node: policies end here
         "#]],
@@ -238,6 +240,7 @@ fn icmp_is_taken_by_rules_without_ports_alone() {
 
             1 n2  source check    pass  10.42.2.5 is its own address
             2 n2  egress policy   pass  no policy selects ops/admin for egress
+                  says nothing of egress: ClusterNetworkPolicy guard (Admin)
             3 n2  vxlan -> n1     pass  to 192.168.0.1
             4 n1  ingress policy  DROP  ClusterNetworkPolicy guard (Admin), ingress[1], denies it
                   ops/admin is among the pods of any namespace
@@ -255,24 +258,27 @@ fn a_policy_that_allows_is_named_with_its_rule() {
         web,
         "shop/web shop/one:80",
         expect![[r#"
-        PASS  tcp  shop/web 10.42.1.7 -> shop/api-0 10.42.3.9:8080
+            PASS  tcp  shop/web 10.42.1.7 -> shop/api-0 10.42.3.9:8080
 
-        1 n1  source check    pass  10.42.1.7 is its own address
-        2 n1  service               10.43.0.1:80 -> 10.42.3.9:8080 (shop/one)
-        3 n1  egress policy   pass  no policy selects shop/web for egress
-        4 n1  vxlan -> n3     pass  to 192.168.0.3
-        5 n3  ingress policy  pass  NetworkPolicy shop/api-in, ingress[1]: shop/web is among pods of shop with app=web; 8080/tcp is port `http`/tcp
-    "#]],
+            1 n1  source check    pass  10.42.1.7 is its own address
+            2 n1  service               10.43.0.1:80 -> 10.42.3.9:8080 (shop/one)
+            3 n1  egress policy   pass  no policy selects shop/web for egress
+                  says nothing of egress: NetworkPolicy shop/shut
+            4 n1  vxlan -> n3     pass  to 192.168.0.3
+            5 n3  ingress policy  pass  NetworkPolicy shop/api-in, ingress[1]: shop/web is among pods of shop with app=web; 8080/tcp is port `http`/tcp
+                  no rule takes it: NetworkPolicy shop/shut
+        "#]],
     );
     check(
         web,
         "192.0.2.7 shop/api-0:1/udp",
         expect![[r#"
-        PASS  udp  192.0.2.7 -> shop/api-0 10.42.3.9:1
+            PASS  udp  192.0.2.7 -> shop/api-0 10.42.3.9:1
 
-        1 n3  source check    pass  from outside of the cluster
-        2 n3  ingress policy  pass  NetworkPolicy shop/api-in, ingress[0]: 192.0.2.7 is in 192.0.2.0/24; any port
-    "#]],
+            1 n3  source check    pass  from outside of the cluster
+            2 n3  ingress policy  pass  NetworkPolicy shop/api-in, ingress[0]: 192.0.2.7 is in 192.0.2.0/24; any port
+                  no rule takes it: NetworkPolicy shop/shut
+        "#]],
     );
     check(
         "",
@@ -290,11 +296,12 @@ fn a_policy_that_allows_is_named_with_its_rule() {
         "policy shop/shut {podSelector: {}}",
         "node/n1 shop/web:22",
         expect![[r#"
-        PASS  tcp  n1 192.168.0.1 -> shop/web 10.42.1.7:22
+            PASS  tcp  n1 192.168.0.1 -> shop/web 10.42.1.7:22
 
-        1 n1  source                a process in the node's own network
-        2 n1  ingress policy  pass  a pod's own node always reaches it
-    "#]],
+            1 n1  source                a process in the node's own network
+            2 n1  ingress policy  pass  a pod's own node always reaches it
+                  not asked, as a pod's own node always reaches it: NetworkPolicy shop/shut
+        "#]],
     );
     check(
         "policy shop/shut {podSelector: {}}",
@@ -313,12 +320,14 @@ fn a_policy_that_allows_is_named_with_its_rule() {
         "policy shop/shut {podSelector: {}, policyTypes: [Ingress, Egress]}",
         "shop/web shop/web:22",
         expect![[r#"
-        PASS  tcp  shop/web 10.42.1.7 -> shop/web 10.42.1.7:22
+            PASS  tcp  shop/web 10.42.1.7 -> shop/web 10.42.1.7:22
 
-        1 n1  source check    pass  10.42.1.7 is its own address
-        2 n1  egress policy   pass  a pod reaches itself
-        3 n1  ingress policy  pass  a pod reaches itself
-    "#]],
+            1 n1  source check    pass  10.42.1.7 is its own address
+            2 n1  egress policy   pass  a pod always reaches itself
+                  not asked, as a pod always reaches itself: NetworkPolicy shop/shut
+            3 n1  ingress policy  pass  a pod always reaches itself
+                  not asked, as a pod always reaches itself: NetworkPolicy shop/shut
+        "#]],
     );
 }
 
