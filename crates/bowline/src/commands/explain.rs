@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bowline_compile::codes;
-use bowline_compile::explain::{Explanation, Outcome, Path, Seen};
+use bowline_compile::explain::{Cause, Explanation, Outcome, Path, Seen};
 use bowline_model::{Family, Problem};
 use clap::{Args, ValueEnum};
 
@@ -91,12 +91,21 @@ fn differ(explanation: &Explanation) -> Option<Problem> {
     let kernel = match (odd.asked, odd.kernel) {
         (false, _) => "was not asked".to_owned(),
         (true, None) => format!("cannot be told: {}", odd.by),
-        (true, Some(kernel)) => format!("says {kernel} {}", odd.by),
+        (true, Some(kernel)) => format!("says {}: {}", of_cause(kernel, odd.kernel_by), odd.by),
     };
-    let why = format!("explained is {}, the oracle says {}, the kernel {kernel}", odd.explained, odd.oracle);
+    let (explained, oracle) = (of_cause(odd.explained, odd.explained_by), of_cause(odd.oracle, odd.oracle_by));
+    let why = format!("explained is {explained}, the oracle says {oracle}, the kernel {kernel}");
     let fix = "ask again; if it stays so, look at bowline status of that node, and believe the kernel";
     let place = format!("node {}", odd.node);
-    Some(Problem::new(codes::VERDICTS_DIFFER, "explanation, oracle and kernel do not say the same", place, fix).because(why.trim_end()))
+    Some(
+        Problem::new(codes::VERDICTS_DIFFER, "explanation, oracle and kernel do not say the same", place, fix)
+            .because(why.trim_end_matches([':', ' '])),
+    )
+}
+
+/// A verdict with the kind of its reason.
+fn of_cause(outcome: Outcome, cause: Option<Cause>) -> String {
+    cause.map_or_else(|| outcome.to_string(), |cause| format!("{outcome} ({cause})"))
 }
 
 fn gather(args: &ExplainArgs) -> Result<Explanation, NoAnswer> {

@@ -22,6 +22,8 @@ use bowline_model::{Dual, Family, NodeName, Problem};
 
 use crate::codes;
 use crate::world::World;
+#[cfg(test)]
+pub(crate) use check::cause_of;
 use ends::{Aim, Place};
 use view::View;
 pub(crate) use view::attach_pods;
@@ -30,7 +32,7 @@ use way::Walk;
 pub use question::{NameKind, PortAsked, Question, Sent, Whom};
 pub(crate) use question::{icmp as read_icmp, port as read_port, whom as read_whom};
 pub use render::Paint;
-pub use told::{At, EndTold, Entry, Explanation, Hop, Outcome, Path, PolicyTold, Seen, Step};
+pub use told::{At, Cause, EndTold, Entry, Explanation, Hop, Outcome, Path, PolicyTold, Seen, Step};
 
 /// More paths than these are not explained, but counted.
 pub const PATHS_MAX: usize = 100;

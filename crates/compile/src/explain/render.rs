@@ -65,6 +65,7 @@ impl Explanation {
             let sum = match path.seen.iter().find(|seen| !seen.agrees()) {
                 None => "agree",
                 Some(odd) if odd.asked && odd.kernel.is_none() => "not known",
+                Some(odd) if [Some(odd.oracle), odd.kernel].iter().flatten().all(|said| *said == odd.explained) => "differ in the reason",
                 Some(_) => "differ",
             };
             let _ = writeln!(text, "seen: {}: {sum}", each.join("; "));

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use bowline_model::intent::policy::{Direction, Tier};
 use serde::{Deserialize, Serialize};
 
 use super::question::Sent;
@@ -25,6 +26,86 @@ impl fmt::Display for Outcome {
             Outcome::Pass => "pass",
             Outcome::Reject => "reject",
             Outcome::Drop => "drop",
+        })
+    }
+}
+
+/// What kind of thing stops a packet at a node: verdicts that are the same for other reasons are not the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The policies of the pod that sends are not in force yet.
+    EgressClosed,
+    /// Those of the pod that it is for are not.
+    IngressClosed,
+    /// A rule of the Admin tier, for what the pod sends.
+    EgressAdmin,
+    /// A rule of the Admin tier, for what comes to the pod.
+    IngressAdmin,
+    /// NetworkPolicies of the pod that sends: no rule of them takes it.
+    EgressPolicies,
+    /// NetworkPolicies of the pod that it is for.
+    IngressPolicies,
+    /// A rule of the Baseline tier, for what the pod sends.
+    EgressBaseline,
+    /// A rule of the Baseline tier, for what comes to the pod.
+    IngressBaseline,
+    /// Nothing serves it: a service without an endpoint, or an address of the services' network that is no service's.
+    NoEndpoint,
+    /// A service has endpoints, and none on this node, where its traffic policy wants one.
+    NoLocalEndpoint,
+    /// `loadBalancerSourceRanges` do not hold the client.
+    SourceRanges,
+    /// A tunnel packet that comes from no node.
+    Tunnel,
+    /// Something else, which is nothing that an explanation knows.
+    Other,
+}
+
+impl Cause {
+    /// That a pod is closed.
+    pub fn closed(direction: Direction) -> Cause {
+        match direction {
+            Direction::Egress => Cause::EgressClosed,
+            Direction::Ingress => Cause::IngressClosed,
+        }
+    }
+
+    /// What NetworkPolicies do not let through.
+    pub fn policies(direction: Direction) -> Cause {
+        match direction {
+            Direction::Egress => Cause::EgressPolicies,
+            Direction::Ingress => Cause::IngressPolicies,
+        }
+    }
+
+    /// What a rule of a tier denies.
+    pub fn tier(tier: Tier, direction: Direction) -> Cause {
+        match (tier, direction) {
+            (Tier::Admin, Direction::Egress) => Cause::EgressAdmin,
+            (Tier::Admin, Direction::Ingress) => Cause::IngressAdmin,
+            (Tier::Baseline, Direction::Egress) => Cause::EgressBaseline,
+            (Tier::Baseline, Direction::Ingress) => Cause::IngressBaseline,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cause::EgressClosed => "closed for egress",
+            Cause::IngressClosed => "closed for ingress",
+            Cause::EgressAdmin => "egress rule of the Admin tier",
+            Cause::IngressAdmin => "ingress rule of the Admin tier",
+            Cause::EgressPolicies => "egress policies",
+            Cause::IngressPolicies => "ingress policies",
+            Cause::EgressBaseline => "egress rule of the Baseline tier",
+            Cause::IngressBaseline => "ingress rule of the Baseline tier",
+            Cause::NoEndpoint => "no endpoint",
+            Cause::NoLocalEndpoint => "no local endpoint",
+            Cause::SourceRanges => "source ranges",
+            Cause::Tunnel => "tunnel packet",
+            Cause::Other => "something else",
         })
     }
 }
@@ -164,6 +245,9 @@ pub struct Hop {
     pub choices: usize,
     /// What the node does.
     pub outcome: Outcome,
+    /// What stops it here, if anything does.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cause: Option<Cause>,
 }
 
 /// What a node's oracle and kernel say.
@@ -174,22 +258,33 @@ pub struct Seen {
     pub node: String,
     /// What was explained.
     pub explained: Outcome,
+    /// What kind of thing stops it, as it was explained.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub explained_by: Option<Cause>,
     /// The verdict of an evaluator that shares no code with the explanation.
     pub oracle: Outcome,
+    /// What kind of thing stops it, as the oracle says.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub oracle_by: Option<Cause>,
     /// Whether the node's kernel was asked.
     pub asked: bool,
     /// The verdict of what is in the node's kernel; none where it was not asked, or cannot be told.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub kernel: Option<Outcome>,
+    /// What kind of rule of the kernel's stops it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kernel_by: Option<Cause>,
     /// What of the kernel decided, or why its verdict is not known.
     #[serde(skip_serializing_if = "String::is_empty", default)]
     pub by: String,
 }
 
 impl Seen {
-    /// Whether all that were asked say the same. Who was asked and cannot tell does not.
+    /// Whether all that were asked say the same, for the same kind of reason. Who was asked and cannot tell does not.
     pub fn agrees(&self) -> bool {
-        self.oracle == self.explained && (!self.asked || self.kernel == Some(self.explained))
+        let explained = (self.explained, self.explained_by);
+        let kernel = self.kernel.map(|kernel| (kernel, self.kernel_by));
+        (self.oracle, self.oracle_by) == explained && (!self.asked || kernel == Some(explained))
     }
 }
 

@@ -13,7 +13,7 @@ use super::check;
 use super::ends::{Place, PlaceKind, place_at};
 use super::judge::judge;
 use super::question::Sent;
-use super::told::{At, EndTold, Entry, Hop, Outcome, Path, Step};
+use super::told::{At, Cause, EndTold, Entry, Hop, Outcome, Path, Step};
 use super::view::View;
 use crate::policy::{Packet, Side};
 
@@ -34,6 +34,8 @@ struct Trail {
     hops: Vec<Hop>,
     pass_if: Vec<Vec<String>>,
     outcome: Outcome,
+    /// What stopped it, as far as that is known to nodes' kernels.
+    cause: Option<Cause>,
     /// How often it went from one node to another.
     crossings: u8,
 }
@@ -57,7 +59,7 @@ enum Translated {
     /// It goes to one of these, by what is said.
     To(String, Vec<Endpoint>),
     /// It ends here.
-    Ended(Outcome, String, Option<String>),
+    Ended((Outcome, Cause), String, Option<String>),
 }
 
 impl Trail {
@@ -77,8 +79,19 @@ impl Trail {
         self.steps.push(step);
     }
 
+    /// Adds a step that stops it.
+    fn stop(&mut self, node: &NodeName, what: &str, (outcome, cause): (Outcome, Cause), text: impl Into<String>) {
+        if self.outcome == Outcome::Pass {
+            self.cause = Some(cause);
+        }
+        self.add(node, what, Some(outcome), text);
+    }
+
     fn policy(&mut self, node: &NodeName, what: &str, side: Side) {
-        self.add(node, what, Some(side.outcome), side.text);
+        match side.cause {
+            Some(cause) => self.stop(node, what, (side.outcome, cause), side.text),
+            None => self.add(node, what, Some(side.outcome), side.text),
+        }
         if let Some(step) = self.steps.last_mut() {
             (step.details, step.policies) = (side.details, side.policies);
         }
@@ -92,7 +105,7 @@ impl Trail {
         if reached {
             let Arrival { view, entry, src, dst } = arrival;
             let (node, entry) = (view.node.to_string(), entry.clone());
-            self.hops.push(Hop { node, entry, src: *src, dst: *dst, onward, choices, outcome: self.outcome });
+            self.hops.push(Hop { node, entry, src: *src, dst: *dst, onward, choices, outcome: self.outcome, cause: self.cause });
         }
     }
 }
@@ -109,7 +122,8 @@ impl Walk<'_> {
             PlaceKind::Outside | PlaceKind::Vacant => (Entry::Outside, target.node.clone()),
         };
         let view = self.explainer.view(&first.unwrap_or(own));
-        let mut trail = Trail { steps: Vec::new(), hops: Vec::new(), pass_if: Vec::new(), outcome: Outcome::Pass, crossings: 0 };
+        let mut trail =
+            Trail { steps: Vec::new(), hops: Vec::new(), pass_if: Vec::new(), outcome: Outcome::Pass, cause: None, crossings: 0 };
         match entry {
             Entry::Pod => trail.add(&view.node, "source check", Some(Outcome::Pass), format!("{} is its own address", self.src)),
             Entry::OwnNode => trail.add(&view.node, "source", None, "a process in the node's own network"),
@@ -139,9 +153,9 @@ impl Walk<'_> {
                 });
                 each.collect()
             }
-            Translated::Ended(outcome, text, pass_if) => {
+            Translated::Ended(stopped, text, pass_if) => {
                 let mut trail = trail;
-                trail.add(&view.node, "service", Some(outcome), text);
+                trail.stop(&view.node, "service", stopped, text);
                 trail.pass_if.extend(pass_if.map(|way| vec![way]));
                 trail.hop(&arrival, *dst, 0, reached);
                 vec![self.path(trail, *dst)]
@@ -155,6 +169,13 @@ impl Walk<'_> {
         let reached = trail.outcome == Outcome::Pass;
         let packet = Packet { src: *src, dst: onward.0, sent: self.sent, port: onward.1 };
         let judged = judge(&view.world, &packet, *entry == Entry::OwnNode);
+        // The steps are in the order of the kernel's hooks, so that the first to stop it is the one that does.
+        let strange = is_strange_tunnel(view, entry, *src, onward, self.sent);
+        if strange {
+            let stopped = (Outcome::Drop, Cause::Tunnel);
+            trail.stop(&view.node, "tunnel", stopped, "the node takes tunnel packets from other nodes alone");
+            trail.pass_if.push(vec![format!("the backend's port were another than {}", onward.1.unwrap_or_default())]);
+        }
         if let Some(side) = judged.egress {
             trail.policy(&view.node, "egress policy", side);
         }
@@ -164,13 +185,10 @@ impl Walk<'_> {
             trail.hop(arrival, onward, choices, reached);
             return vec![self.path(trail, onward)];
         }
-        if is_strange_tunnel(view, entry, *src, onward, self.sent) {
-            trail.add(&view.node, "tunnel", Some(Outcome::Drop), "the node takes tunnel packets from other nodes alone");
-            trail.pass_if.push(vec![format!("the backend's port were another than {}", onward.1.unwrap_or_default())]);
-            trail.hop(arrival, onward, choices, reached);
+        trail.hop(arrival, onward, choices, reached);
+        if strange {
             return vec![self.path(trail, onward)];
         }
-        trail.hop(arrival, onward, choices, reached);
         match (target.kind, target.node) {
             (PlaceKind::Node, Some(node)) if node == view.node => {
                 trail.add(&view.node, "node", Some(Outcome::Pass), "to a process of the node: policies end here");
@@ -266,11 +284,15 @@ impl Walk<'_> {
                 Some((protocol, _)) => {
                     let asked = format!("{protocol} {}", socket(dst));
                     let pass_if = format!("a service had {asked}");
-                    Translated::Ended(Outcome::Reject, format!("no service has {asked}"), Some(pass_if))
+                    Translated::Ended((Outcome::Reject, Cause::NoEndpoint), format!("no service has {asked}"), Some(pass_if))
                 }
                 None => {
                     let text = format!("{} is of the services' network, which answers no ICMP", dst.0);
-                    Translated::Ended(Outcome::Reject, text, Some("a pod were asked, and not a service's address".to_owned()))
+                    Translated::Ended(
+                        (Outcome::Reject, Cause::NoEndpoint),
+                        text,
+                        Some("a pod were asked, and not a service's address".to_owned()),
+                    )
                 }
             },
             false => Translated::Not,
@@ -303,16 +325,16 @@ fn chosen(name: &ServiceName, frontend: &Frontend, src: IpAddr, own: bool) -> Tr
     match (endpoints.is_empty(), frontend.when_empty) {
         (false, _) if !welcome => {
             let text = format!("loadBalancerSourceRanges of {name} do not hold {}", src);
-            Translated::Ended(Outcome::Drop, text, Some(format!("loadBalancerSourceRanges of {name} held {}", src)))
+            Translated::Ended((Outcome::Drop, Cause::SourceRanges), text, Some(format!("loadBalancerSourceRanges of {name} held {}", src)))
         }
         (false, _) => Translated::To(name.to_string(), endpoints.clone()),
         (true, WhenEmpty::Reject) => {
             let pass_if = format!("{name} had a ready endpoint");
-            Translated::Ended(Outcome::Reject, format!("{name} has no ready endpoint"), Some(pass_if))
+            Translated::Ended((Outcome::Reject, Cause::NoEndpoint), format!("{name} has no ready endpoint"), Some(pass_if))
         }
         (true, WhenEmpty::Drop) => {
             let text = format!("{name} has no ready endpoint on this node, and its traffic policy is Local");
-            Translated::Ended(Outcome::Drop, text, Some(format!("{name} had a ready endpoint on this node")))
+            Translated::Ended((Outcome::Drop, Cause::NoLocalEndpoint), text, Some(format!("{name} had a ready endpoint on this node")))
         }
     }
 }

@@ -13,7 +13,7 @@ use super::member::Member;
 use super::rules::{self, PortFound};
 use super::selector::Selector;
 use super::unasked;
-use crate::explain::{Outcome, PolicyTold, Sent};
+use crate::explain::{Cause, Outcome, PolicyTold, Sent};
 use crate::world::{LabelSelector, NetworkPolicy, Peer, PolicyPort, World};
 
 /// The first packet of a connection, with the addresses that it has at the pods' interfaces.
@@ -64,18 +64,25 @@ pub(crate) struct Side {
     pub(crate) policies: Vec<PolicyTold>,
     /// What would open it: alternatives.
     pub(crate) pass_if: Vec<String>,
+    /// What kind of thing stops it, if anything does.
+    pub(crate) cause: Option<Cause>,
 }
 
 impl Side {
-    /// A direction that no policy decides.
-    pub(crate) fn plain(outcome: Outcome, text: impl Into<String>) -> Side {
-        Side { outcome, text: text.into(), details: Vec::new(), policies: Vec::new(), pass_if: Vec::new() }
+    /// A direction that nothing stops.
+    pub(crate) fn open(text: impl Into<String>) -> Side {
+        Side { outcome: Outcome::Pass, text: text.into(), details: Vec::new(), policies: Vec::new(), pass_if: Vec::new(), cause: None }
     }
 
-    /// A direction that no policy of the pod is asked about.
-    pub(crate) fn unasked(world: &World, subject: Subject<'_>, direction: Direction, (outcome, text): (Outcome, &str)) -> Side {
-        let policies = unasked::all(world, subject, direction, &format!("not asked, as {text}"));
-        Side { details: unasked::lines(&policies, ""), policies, ..Side::plain(outcome, text) }
+    /// A direction that something stops.
+    pub(crate) fn stopped(cause: Cause, text: impl Into<String>) -> Side {
+        Side { outcome: Outcome::Drop, cause: Some(cause), ..Side::open(text) }
+    }
+
+    /// The same where no policy of the pod is asked for that, with those that there are.
+    pub(crate) fn unasked(self, world: &World, subject: Subject<'_>, direction: Direction) -> Side {
+        let policies = unasked::all(world, subject, direction, &format!("not asked, as {}", self.text));
+        Side { details: unasked::lines(&policies, ""), policies, ..self }
     }
 }
 
@@ -93,7 +100,7 @@ pub(super) fn ask_policies(world: &World, subject: Subject<'_>, direction: Direc
             other.passed_over = Some(if other.allows { "takes it as well" } else { unasked::NO_RULE }.to_owned());
         }
         let text = format!("NetworkPolicy {name}, {rule}: {}", why.join("; "));
-        return Some(Side { outcome: Outcome::Pass, text, details: Vec::new(), policies, pass_if: Vec::new() });
+        return Some(Side { policies, ..Side::open(text) });
     }
     let names: Vec<&str> = policies.iter().map(|told| told.name.as_str()).collect();
     let text = format!("NetworkPolicy {}", names.join(", "));
@@ -107,7 +114,7 @@ pub(super) fn ask_policies(world: &World, subject: Subject<'_>, direction: Direc
     pass_if.dedup();
     pass_if.truncate(WAYS_MAX);
     pass_if.push(broader(world, &names, direction, packet));
-    Some(Side { outcome: Outcome::Drop, text, details, policies, pass_if })
+    Some(Side { details, policies, pass_if, ..Side::stopped(Cause::policies(direction), text) })
 }
 
 /// More ways than these are no help.

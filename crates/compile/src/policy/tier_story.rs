@@ -11,7 +11,7 @@ use super::selector::Selector;
 use super::story::{Packet, Side, Subject, ask_policies, lower, packet_words, peer_of, spaces_words};
 use super::tiers::{self, PeerFound, ProtocolFound, RuleFound};
 use super::unasked;
-use crate::explain::{Outcome, PolicyTold, Sent};
+use crate::explain::{Cause, PolicyTold, Sent};
 use crate::world::{ClusterNetworkPolicy, World};
 
 /// Asks everything that is about a pod in a direction.
@@ -95,31 +95,27 @@ impl Asked<'_> {
             [] => format!("no NetworkPolicy {nobody}"),
             names => format!("no NetworkPolicy {nobody}, and no rule of ClusterNetworkPolicy {} takes it", names.join(", ")),
         };
-        (Side { details: passed.into_iter().collect(), ..Side::plain(Outcome::Pass, text) }, unasked::NO_RULE)
+        (Side { details: passed.into_iter().collect(), ..Side::open(text) }, unasked::NO_RULE)
     }
 
     /// What comes of a tier in which a rule takes the packet.
     fn decided(&self, ruled: &Ruled, tier: Tier) -> Side {
-        let (outcome, does) = match ruled.action {
-            Action::Accept => (Outcome::Pass, "accepts it"),
-            Action::Pass => (Outcome::Pass, "passes it on, and nothing else is asked"),
-            Action::Deny => (Outcome::Drop, "denies it"),
-        };
         let words = ruled.words(tier);
-        let mut side = Side::plain(outcome, format!("{words} {does}"));
-        match outcome {
-            Outcome::Pass => side.text.push_str(&format!(": {}", ruled.why.join("; "))),
-            Outcome::Drop | Outcome::Reject => {
-                side.details.extend(ruled.why.iter().cloned());
+        let does = match ruled.action {
+            Action::Accept => "accepts it",
+            Action::Pass => "passes it on, and nothing else is asked",
+            Action::Deny => {
                 let taken = packet_words(self.world, self.direction, self.packet);
                 let word = self.direction.word();
-                side.pass_if.push(format!("an {word} rule that is asked before it accepted {taken}"));
+                let mut pass_if = vec![format!("an {word} rule that is asked before it accepted {taken}")];
                 if tier == Tier::Baseline {
-                    side.pass_if.push(format!("a NetworkPolicy of {} had an {word} rule that took {taken}", self.subject.name.namespace));
+                    pass_if.push(format!("a NetworkPolicy of {} had an {word} rule that took {taken}", self.subject.name.namespace));
                 }
+                let denied = Side::stopped(Cause::tier(tier, self.direction), format!("{words} denies it"));
+                return Side { details: ruled.why.clone(), pass_if, ..denied };
             }
-        }
-        side
+        };
+        Side::open(format!("{words} {does}: {}", ruled.why.join("; ")))
     }
 
     /// Asks the policies of a tier in turn, until a rule takes the packet; the rest is told as not asked.

@@ -7,9 +7,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::World;
+use crate::explain::cause_of;
 use crate::explain::judge::judge;
 use crate::explain::{Explainer, Explanation, Outcome, Question, Sent};
-use crate::oracle::policy::{End, allowed};
+use crate::oracle::policy::{End, stopped_by};
 use crate::policy::Packet;
 use crate::testing::dice::{self, Dice};
 use crate::testing::notation::{changes, settings};
@@ -70,8 +71,8 @@ proptest! {
                 let port = sent.protocol().map(|_| [80, 80, 81, 53, 443][usize::from(*port) % 5]);
                 let judged = judge(&world, &Packet { src, dst, sent, port }, own_node);
                 let source = if own_node { End::OwnNode(src) } else { End::Address(src) };
-                let oracle = allowed(&world, source, End::Address(dst), sent.number(family), port);
-                prop_assert_eq!(judged.passes(), oracle, "{} > {} {:?} {:?}: {:#?}", src, dst, sent, port, judged);
+                let oracle = stopped_by(&world, source, End::Address(dst), sent.number(family), port).map(cause_of);
+                prop_assert_eq!(judged.stopped(), oracle, "{} > {} {:?} {:?}: {:#?}", src, dst, sent, port, judged);
             }
         }
     }

@@ -492,13 +492,13 @@ fn node_ports_and_sources_by_service_are_followed() {
         "",
         "shop/web n1:8472/udp",
         expect![[r#"
-        DROP  udp  shop/web 10.42.1.7 -> n1 192.168.0.1:8472
+            DROP  udp  shop/web 10.42.1.7 -> n1 192.168.0.1:8472
 
-        1 n1  source check   pass  10.42.1.7 is its own address
-        2 n1  egress policy  pass  no policy selects shop/web for egress
-        3 n1  tunnel         DROP  the node takes tunnel packets from other nodes alone
-        pass if: the backend's port were another than 8472
-    "#]],
+            1 n1  source check   pass    10.42.1.7 is its own address
+            2 n1  tunnel         DROP    the node takes tunnel packets from other nodes alone
+            3 n1  egress policy  (pass)  no policy selects shop/web for egress
+            pass if: the backend's port were another than 8472
+        "#]],
     );
     check(
         "",

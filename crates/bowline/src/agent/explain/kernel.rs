@@ -7,12 +7,15 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bowline_compile::explain::{Entry, Explanation, Hop, Outcome, Seen, Sent};
+use bowline_compile::explain::{Cause, Entry, Explanation, Hop, Outcome, Seen, Sent};
 use bowline_dataplane::interpret::{self, End, LeadsTo, Packet, Table};
+use bowline_dataplane::policy::nftables::Reason;
+use bowline_dataplane::stop::{Stop, stop};
 use bowline_kernel::nft::NftDriver;
 use bowline_model::Family;
 use bowline_model::intent::Intent;
 use bowline_model::intent::pods::PodIntent;
+use bowline_model::intent::policy::Tier;
 use bowline_model::intent::routes::BackendConf;
 
 use crate::agent::apply::Applied;
@@ -67,19 +70,20 @@ impl<'a> Kernel<'a> {
             let outcome = interpret::through(&mut self.table, &mut packet, |ip| leads_to(applied, local, ip));
             let arrived = (packet.dst, hop.dst.1.map(|_| packet.dst_port));
             if arrived == hop.onward || (arrived == hop.dst && !outcome.passes()) {
-                let by = outcome.by.map(|(chain, says)| says.unwrap_or(chain));
-                match outcome.end {
-                    End::Accept => seen.kernel = Some(Outcome::Pass),
-                    End::Drop => (seen.kernel, seen.by) = (Some(Outcome::Drop), text(by)),
-                    End::Reset | End::Unreachable => (seen.kernel, seen.by) = (Some(Outcome::Reject), text(by)),
-                    End::Fault(fault) => seen.by = fault.to_string(),
-                }
+                let stopped = match outcome.end {
+                    End::Accept => return seen.kernel = Some(Outcome::Pass),
+                    End::Fault(fault) => return seen.by = fault.to_string(),
+                    End::Drop => Outcome::Drop,
+                    End::Reset | End::Unreachable => Outcome::Reject,
+                };
+                (seen.kernel, seen.kernel_by) = (Some(stopped), Some(cause(stop(&applied.intent.policy, outcome.by.as_ref()))));
+                seen.by = outcome.by.map(|(chain, says)| says.unwrap_or(chain).to_string()).unwrap_or_default();
                 return;
             }
         }
         // Whatever was explained, it was not this.
         let other = if seen.explained == Outcome::Reject { Outcome::Drop } else { Outcome::Reject };
-        (seen.kernel, seen.by) = (Some(other), "its services lead elsewhere".to_owned());
+        (seen.kernel, seen.kernel_by, seen.by) = (Some(other), Some(Cause::Other), "its services lead elsewhere".to_owned());
     }
 
     /// The packet as it comes in.
@@ -105,8 +109,22 @@ impl<'a> Kernel<'a> {
     }
 }
 
-fn text(by: Option<Arc<str>>) -> String {
-    by.map(|by| by.to_string()).unwrap_or_default()
+/// The kind of thing that an explanation would call it.
+fn cause(stop: Stop<'_>) -> Cause {
+    match stop {
+        Stop::Denied(denial) => match denial.reason() {
+            Reason::NoRule => Cause::policies(denial.direction()),
+            Reason::Admin => Cause::tier(Tier::Admin, denial.direction()),
+            Reason::Baseline => Cause::tier(Tier::Baseline, denial.direction()),
+            Reason::Closed => Cause::closed(denial.direction()),
+            Reason::Loopback => Cause::Other,
+        },
+        Stop::NoEndpoint => Cause::NoEndpoint,
+        Stop::NoLocalEndpoint => Cause::NoLocalEndpoint,
+        Stop::NotASource => Cause::SourceRanges,
+        Stop::Tunnel => Cause::Tunnel,
+        Stop::Other => Cause::Other,
+    }
 }
 
 fn pod_at<'a>(applied: &'a Applied, ip: &IpAddr) -> Option<&'a Arc<PodIntent>> {
