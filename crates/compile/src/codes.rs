@@ -73,5 +73,5 @@ codes! {
     /// A manifest of a file of policy cases cannot be read.
     BAD_MANIFEST = 4111: "A manifest that a file of policy cases names is not there, is no YAML, or has an object that cannot be read. Objects of kinds that say nothing about policies are left out and are no error.";
     /// What was explained, the oracle and the kernel do not agree.
-    VERDICTS_DIFFER = 4120: "`bowline explain` found that its own verdict, the oracle's and that of the rules in the kernel are not the same. Either the cluster changed while it looked (ask again), or someone changed the table inet bowline, or it is a bug: please report it with the output of -o json. The kernel's verdict is what holds.";
+    VERDICTS_DIFFER = 4120: "`bowline explain` found that its own verdict, the oracle's and that of the rules in the kernel are not the same, or not for the same kind of reason. Either the cluster changed while it looked (ask again), or someone changed the table inet bowline, or it is a bug: please report it with the output of -o json. The kernel's verdict is what holds.";
 }

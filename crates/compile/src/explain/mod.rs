@@ -32,7 +32,7 @@ use way::Walk;
 pub use question::{NameKind, PortAsked, Question, Sent, Whom};
 pub(crate) use question::{icmp as read_icmp, port as read_port, whom as read_whom};
 pub use render::Paint;
-pub use told::{At, Cause, EndTold, Entry, Explanation, Hop, Outcome, Path, PolicyTold, Seen, Step};
+pub use told::{At, Cause, EndTold, Entry, Explanation, Hop, NotAsked, Outcome, Path, PolicyTold, Seen, Step};
 
 /// More paths than these are not explained, but counted.
 pub const PATHS_MAX: usize = 100;

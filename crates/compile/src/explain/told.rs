@@ -1,5 +1,6 @@
 //! What an explanation says, in a form that programs can read as well.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -162,6 +163,19 @@ pub struct Path {
     pub hops: Vec<Hop>,
     /// What others than the explanation itself say of each node on the way.
     pub seen: Vec<Seen>,
+    /// The nodes on the way whose kernels were not asked, and what to do about it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub not_asked: Vec<NotAsked>,
+}
+
+/// A node whose kernel was not asked: what it does was explained from the cluster's objects alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotAsked {
+    /// The node.
+    pub node: String,
+    /// The command that asks it, to be run there.
+    pub command: String,
 }
 
 /// A station of the way.
@@ -293,6 +307,14 @@ impl Explanation {
     pub(super) fn of(protocol: Sent, paths: Vec<Path>, left_out: usize) -> Explanation {
         let verdict = paths.iter().map(|path| path.verdict).max().unwrap_or(Outcome::Pass);
         Explanation { api_version: "bowline.io/v1".to_owned(), kind: "Explanation".to_owned(), verdict, protocol, paths, left_out }
+    }
+
+    /// Notes the nodes whose kernels nobody has asked, with the command that asks them where they are.
+    pub fn note_not_asked(&mut self, command: &str) {
+        for path in &mut self.paths {
+            let nodes: BTreeSet<&String> = path.seen.iter().filter(|seen| !seen.asked).map(|seen| &seen.node).collect();
+            path.not_asked = nodes.into_iter().map(|node| NotAsked { node: node.clone(), command: command.to_owned() }).collect();
+        }
     }
 
     /// Whether nobody who was asked says otherwise.

@@ -314,6 +314,7 @@ impl Walk<'_> {
             pass_if: trail.pass_if,
             hops: trail.hops,
             seen,
+            not_asked: Vec::new(),
         }
     }
 }
