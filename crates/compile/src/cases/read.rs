@@ -83,7 +83,7 @@ impl Suite {
         let (Some(Value::Object(file)), true) = (documents.pop(), documents.is_empty()) else {
             return Err(problem("the file is not one document with manifests and cases", place.to_owned(), fix));
         };
-        known_keys(&file, &["apiVersion", "kind", "manifests", "cases"], place)?;
+        known_keys(&file, &["apiVersion", "kind", "family", "manifests", "cases"], place)?;
         for (key, wanted) in [("apiVersion", "bowline.io/v1"), ("kind", "PolicyTest")] {
             if file.get(key).is_some_and(|value| value != wanted) {
                 return Err(problem(format!("{key} is not {wanted}"), format!("{place}, {key}"), "write it so, or leave it out"));
@@ -93,8 +93,10 @@ impl Suite {
         for (index, value) in list(&file, "manifests", place)?.iter().enumerate() {
             manifests.push(manifest(value, &format!("{place}, manifests[{index}]"))?);
         }
+        let family = family(file.get("family"), &format!("{place}, family"))?;
         let cases = list(&file, "cases", place)?.iter().enumerate();
-        let cases: Vec<Case> = cases.map(|(index, value)| case(value, &format!("{place}, cases[{index}]"))).collect::<Result<_, _>>()?;
+        let cases: Vec<Case> =
+            cases.map(|(index, value)| case(value, family, &format!("{place}, cases[{index}]"))).collect::<Result<_, _>>()?;
         if cases.is_empty() {
             return Err(problem(
                 "there is no case",
@@ -143,12 +145,12 @@ fn manifest(value: &Value, place: &str) -> Result<Manifest, Problem> {
     }
 }
 
-fn case(value: &Value, place: &str) -> Result<Case, Problem> {
+fn case(value: &Value, of_all: Option<Family>, place: &str) -> Result<Case, Problem> {
     let Value::Object(case) = value else {
         let fix = "write {from: shop/web, to: shop/api, port: 80, expect: pass}";
         return Err(problem(format!("a case is {}, and must be a section", words(value)), place.to_owned(), fix));
     };
-    known_keys(case, &["name", "from", "to", "port", "protocol", "expect"], place)?;
+    known_keys(case, &["name", "from", "to", "port", "protocol", "family", "expect"], place)?;
     let at = |field: &str| format!("{place}.{field}");
     let text = |field: &str| match case.get(field) {
         Some(Value::String(text)) => Ok(text.clone()),
@@ -161,7 +163,12 @@ fn case(value: &Value, place: &str) -> Result<Case, Problem> {
     let target = read_whom(&to, "default").map_err(|what| problem(what, at("to"), ends))?;
     let asked = port(case.get("port"), &at("port"))?;
     let said = if case.get("protocol").is_some_and(|value| !value.is_null()) { Some(text("protocol")?) } else { None };
-    let AskedFor { port, sent, family, text: port_text } = with_protocol(asked, said.as_deref(), &at("protocol"))?;
+    let AskedFor { port, sent, family: by_protocol, text: port_text } = with_protocol(asked, said.as_deref(), &at("protocol"))?;
+    let own = family(case.get("family"), &at("family"))?;
+    if own == Some(Family::V4) && by_protocol == Some(Family::V6) {
+        return Err(problem("ICMPv6 is not of ipv4", at("family"), "write protocol: icmp, or family: ipv6"));
+    }
+    let family = by_protocol.or(own).or(of_all);
     let expect = match text("expect")?.as_str() {
         "pass" => Outcome::Pass,
         "drop" => Outcome::Drop,
@@ -172,6 +179,16 @@ fn case(value: &Value, place: &str) -> Result<Case, Problem> {
     let question = Question { from: source, to: target, port, sent, family };
     let to = to + &port_text;
     Ok(Case { place: place.to_owned(), name, from, to, question, expect })
+}
+
+/// The one family that is to be judged, if one is named.
+fn family(value: Option<&Value>, place: &str) -> Result<Option<Family>, Problem> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(word)) if word == "ipv4" => Ok(Some(Family::V4)),
+        Some(Value::String(word)) if word == "ipv6" => Ok(Some(Family::V6)),
+        Some(_) => Err(problem("that is no family", place.to_owned(), "write ipv4 or ipv6; leave it out for both")),
+    }
 }
 
 /// What `port` and `protocol` come to.

@@ -309,6 +309,12 @@ impl Explanation {
         Explanation { api_version: "bowline.io/v1".to_owned(), kind: "Explanation".to_owned(), verdict, protocol, paths, left_out }
     }
 
+    /// This one and another of the same connection, in another family.
+    pub(crate) fn with(mut self, other: Explanation) -> Explanation {
+        self.paths.extend(other.paths);
+        Explanation::of(self.protocol, self.paths, self.left_out + other.left_out)
+    }
+
     /// Notes the nodes whose kernels nobody has asked, with the command that asks them where they are.
     pub fn note_not_asked(&mut self, command: &str) {
         for path in &mut self.paths {

@@ -56,6 +56,9 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
             "unknown protocol `igmp`: use TCP, UDP or SCTP",
         ),
         (case("{from: a/b, to: c/d, protocol: udp, expect: pass}"), "f.yaml, cases[1].protocol", "there is no port for protocol `udp`"),
+        (case("{from: a/b, to: c/d, port: 80, family: 6, expect: pass}"), "f.yaml, cases[1].family", "that is no family"),
+        (case("{from: a/b, to: c/d, protocol: icmpv6, family: ipv4, expect: pass}"), "f.yaml, cases[1].family", "ICMPv6 is not of ipv4"),
+        (format!("family: both\ncases: [{good}]"), "f.yaml, family", "that is no family"),
         (case("{from: a/b, to: c/d, port: 1.5, expect: pass}"), "f.yaml, cases[1].port", "`1.5` is no port"),
         (case("{from: a/b, to: c/d, expect: allow}"), "f.yaml, cases[1].expect", "`allow` is no verdict"),
         (case("{from: a/b, to: c/d, expect: pass, prot: udp}"), "f.yaml, cases[1]", "there is no field `prot`"),
@@ -88,16 +91,19 @@ fn what_is_wrong_with_a_manifest_is_said_with_its_place() {
     }
 }
 
-/// Judges cases, `FROM > TO[ at PORT][ by PROTOCOL] = VERDICT` a line, by manifests.
+/// Judges cases, `FROM > TO[ at PORT][ by PROTOCOL][ in FAMILY] = VERDICT` a line, by manifests.
 fn check(manifests: &str, cases: &str) {
     let cluster = Cluster::of(objects(manifests, "m").unwrap()).unwrap();
     let mut file = "cases:\n".to_owned();
     for line in cases.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (from, rest) = line.split_once(" > ").unwrap();
         let (to, expect) = rest.split_once(" = ").unwrap();
+        let (to, family) = to.split_once(" in ").unwrap_or((to, "null"));
         let (to, protocol) = to.split_once(" by ").unwrap_or((to, "null"));
         let (to, port) = to.split_once(" at ").unwrap_or((to, "null"));
-        file.push_str(&format!("- {{from: '{from}', to: '{to}', port: {port}, protocol: {protocol}, expect: {expect}}}\n"));
+        file.push_str(&format!(
+            "- {{from: '{from}', to: '{to}', port: {port}, protocol: {protocol}, family: {family}, expect: {expect}}}\n"
+        ));
     }
     let suite = Suite::read(&file, "f").unwrap();
     for judged in run(&cluster, &suite.cases) {
@@ -166,6 +172,104 @@ fn manifests_are_made_into_what_a_cluster_would_hold() {
         shop/api > shop/web at 80 = pass
         shop/api > svc/shop/front = pass",
     );
+}
+
+#[test]
+fn pods_of_the_nodes_network_have_their_nodes_addresses() {
+    let edge = "
+---
+{kind: Node, metadata: {name: edge}, status: {addresses: [{type: Hostname, address: edge}, {type: InternalIP, address: 172.16.0.7}]}}
+---
+{kind: DaemonSet, metadata: {name: ingress, namespace: shop}, spec: {template: {metadata: {labels: {app: edge}}, spec: {hostNetwork: true, nodeName: edge}}}}
+---
+{kind: DaemonSet, metadata: {name: agent, namespace: shop}, spec: {template: {metadata: {labels: {app: agent}}, spec: {hostNetwork: true, nodeName: far}}}}
+---
+{kind: Service, metadata: {name: edge, namespace: shop}, spec: {selector: {app: edge}, ports: [{port: 80}]}}
+---
+{kind: Service, metadata: {name: agents, namespace: shop}, spec: {selector: {app: agent}, ports: [{port: 80}]}}
+---
+{kind: NetworkPolicy, metadata: {name: in, namespace: shop}, spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress],
+  egress: [{to: [{ipBlock: {cidr: 172.16.0.0/24}}]}]}}";
+    check(
+        &format!("{SHOP}{edge}"),
+        "
+        shop/web > shop/edge = pass
+        shop/api > shop/edge = pass
+        shop/api > shop/agents = pass
+        shop/web > shop/agents = drop
+        shop/ingress > shop/api at 8080 = pass",
+    );
+}
+
+#[test]
+fn labels_that_controllers_give_are_there() {
+    let policies = "
+---
+{kind: Job, metadata: {name: load, namespace: shop}, spec: {completionMode: Indexed, template: {metadata: {labels: {app: load}}}}}
+---
+{kind: NetworkPolicy, metadata: {name: first, namespace: shop}, spec: {podSelector: {matchLabels: {statefulset.kubernetes.io/pod-name: api-0, apps.kubernetes.io/pod-index: '0'}},
+  ingress: [{from: [{podSelector: {matchLabels: {batch.kubernetes.io/job-name: load, batch.kubernetes.io/job-completion-index: '0'}}}]},
+    {from: [{namespaceSelector: {}, podSelector: {matchExpressions: [{key: job-name, operator: In, values: [backup]}]}}]}]}}";
+    check(
+        &format!("{SHOP}{policies}"),
+        "
+        shop/load > shop/api at 8080 = pass
+        ops/backup > shop/api at 8080 = pass
+        shop/web > shop/api at 8080 = drop",
+    );
+}
+
+#[test]
+fn a_named_port_is_of_the_services_protocol_and_may_be_a_sidecars() {
+    let pods = "
+kind: Pod
+metadata: {name: dns, namespace: shop, labels: {app: dns}}
+spec:
+  containers: [{name: c, ports: [{name: dns, containerPort: 5353, protocol: TCP}, {name: dns, containerPort: 5354, protocol: UDP}]}]
+  initContainers:
+  - {name: once, ports: [{name: metrics, containerPort: 9000}]}
+  - {name: beside, restartPolicy: Always, ports: [{name: metrics, containerPort: 9001}]}
+---
+{kind: Pod, metadata: {name: web, namespace: shop}}
+---
+{kind: Service, metadata: {name: dns, namespace: shop}, spec: {selector: {app: dns}, ports: [
+  {name: udp, port: 53, protocol: UDP, targetPort: dns}, {name: tcp, port: 53, targetPort: dns}, {name: metrics, port: 9, targetPort: metrics},
+  {name: sctp, port: 53, protocol: SCTP, targetPort: dns}]}}
+---
+{kind: NetworkPolicy, metadata: {name: in, namespace: shop}, spec: {podSelector: {matchLabels: {app: dns}},
+  ingress: [{ports: [{port: 5354, protocol: UDP}, {port: 9001}]}]}}";
+    check(
+        pods,
+        "
+        shop/web > svc/shop/dns at 53/udp = pass
+        shop/web > svc/shop/dns at 53 = drop
+        shop/web > svc/shop/dns at metrics = pass
+        shop/web > svc/shop/dns at 53 by sctp = reject",
+    );
+}
+
+#[test]
+fn both_families_are_judged_unless_one_is_named() {
+    let block = "
+---
+{kind: NetworkPolicy, metadata: {name: in, namespace: shop}, spec: {podSelector: {matchLabels: {app: api}},
+  ingress: [{from: [{ipBlock: {cidr: 10.42.0.0/16}}]}]}}";
+    let cluster = Cluster::of(objects(&format!("{SHOP}{block}"), "m").unwrap()).unwrap();
+    let judged = |of_file: &str, of_case: &str, expect: &str| {
+        let text = format!("{of_file}\ncases: [{{from: shop/web, to: shop/api, port: 80, {of_case} expect: {expect}}}]");
+        let suite = Suite::read(&text, "f").unwrap();
+        let judged = run(&cluster, &suite.cases).remove(0);
+        (judged.passed(), judged.got().unwrap())
+    };
+    assert_eq!(judged("", "", "pass"), (false, Outcome::Drop));
+    assert_eq!(judged("", "", "drop"), (false, Outcome::Pass));
+    assert_eq!(judged("", "family: ipv4,", "pass"), (true, Outcome::Pass));
+    assert_eq!(judged("", "family: ipv6,", "drop"), (true, Outcome::Drop));
+    assert_eq!(judged("family: ipv4", "", "pass"), (true, Outcome::Pass));
+    assert_eq!(judged("family: ipv4", "family: ipv6,", "drop"), (true, Outcome::Drop));
+    // A service of one family has addresses of that one.
+    let single = "\n---\n{kind: Service, metadata: {name: single, namespace: shop}, spec: {ipFamilies: [IPv4], selector: {app: api}, ports: [{port: 80}]}}";
+    check(&format!("{SHOP}{block}{single}"), "shop/web > shop/single = pass");
 }
 
 #[test]
