@@ -71,7 +71,7 @@ codes! {
     /// A file of policy cases cannot be read.
     BAD_CASES = 4110: "A file for `bowline policy test` is YAML with manifests (paths, relative to the file, or objects) and cases (from, to, port, expect: pass or drop). The message names file, case and field; docs/guides/policy.md has an example.";
     /// A manifest of a file of policy cases cannot be read.
-    BAD_MANIFEST = 4111: "A manifest that a file of policy cases names is not there, is no YAML, or has an object that cannot be read. Objects of kinds that say nothing about policies are left out and are no error.";
+    BAD_MANIFEST = 4111: "A manifest that a file of policy cases names is not there, is no YAML, or has an object that cannot be read, or a policy with a field that policies do not have. Objects of kinds that say nothing about policies are left out and are no error.";
     /// What was explained, the oracle and the kernel do not agree.
     VERDICTS_DIFFER = 4120: "`bowline explain` found that its own verdict, the oracle's and that of the rules in the kernel are not the same, or not for the same kind of reason. Either the cluster changed while it looked (ask again), or someone changed the table inet bowline, or it is a bug: please report it with the output of -o json. The kernel's verdict is what holds.";
 }

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bowline_model::{Dual, Family, NodeName, Problem};
 use serde_json::{Map, Value, json};
 
+use super::fields;
 use super::objects::Sourced;
 use crate::codes;
 use crate::explain::attach_pods;
@@ -125,6 +126,10 @@ impl Maker {
             Kind::Namespace | Kind::Node | Kind::ClusterNetworkPolicy | Kind::ServiceCidr => namespace.clear(),
             Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::NetworkPolicy if namespace.is_empty() => namespace.push_str("default"),
             Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::NetworkPolicy => {}
+        }
+        if let Some(fields::Unknown { path, known }) = fields::unknown(kind, &object) {
+            let what = format!("{kind} {name} has a field that there is not, {path}, so it does not say what it seems to");
+            return Err(bad(what, &format!("{place}, {path}"), &format!("the fields there are {}", known.join(", "))));
         }
         set(&mut object, "metadata", "namespace", json!(namespace));
         let read = Object::decode(kind, object.clone());

@@ -4,6 +4,7 @@
 //! of services), and each case is explained in it. Pure: who reads files gives their text.
 
 mod cluster;
+mod fields;
 mod objects;
 mod read;
 mod run;

@@ -273,6 +273,41 @@ fn both_families_are_judged_unless_one_is_named() {
 }
 
 #[test]
+fn a_field_that_policies_do_not_have_is_an_error_with_its_path() {
+    let policy = |spec: &str| format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: a}}, spec: {spec}}}");
+    let cluster = |spec: &str| {
+        format!("{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: a}}, spec: {spec}}}")
+    };
+    for (text, path) in [
+        (policy("{podselector: {}}"), "spec.podselector"),
+        (policy("{podSelector: {matchLabel: {a: b}}}"), "spec.podSelector.matchLabel"),
+        (policy("{ingress: [{}, {form: []}]}"), "spec.ingress[1].form"),
+        (policy("{egress: [{to: [{podSelector: {}}, {namespaceselector: {}}]}]}"), "spec.egress[0].to[1].namespaceselector"),
+        (policy("{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, exept: []}}]}]}"), "spec.ingress[0].from[0].ipBlock.exept"),
+        (policy("{ingress: [{ports: [{port: 80, proto: UDP}]}]}"), "spec.ingress[0].ports[0].proto"),
+        (policy("{podSelector: {matchExpressions: [{key: a, operator: In, value: [b]}]}}"), "spec.podSelector.matchExpressions[0].value"),
+        ("{kind: NetworkPolicy, metadata: {name: a, namspace: b}}".to_owned(), "metadata.namspace"),
+        ("{kind: NetworkPolicy, metadata: {name: a}, sepc: {}}".to_owned(), "sepc"),
+        (cluster("{tier: Admin, prio: 1}"), "spec.prio"),
+        (cluster("{subject: {pods: {podSelectors: {}}}}"), "spec.subject.pods.podSelectors"),
+        (cluster("{egress: [{action: Deny, to: [{network: [10.0.0.0/8]}]}]}"), "spec.egress[0].to[0].network"),
+        (
+            cluster("{ingress: [{protocols: [{tcp: {destinationPort: {numbers: 1}}}]}]}"),
+            "spec.ingress[0].protocols[0].tcp.destinationPort.numbers",
+        ),
+    ] {
+        let problem = objects(&text, "m.yaml").and_then(Cluster::of).map(|_| ()).unwrap_err();
+        assert_eq!(problem.place, format!("m.yaml, {path}"), "{problem}");
+        assert!(problem.what.contains("has a field that there is not") && problem.fix.starts_with("the fields there are "), "{problem}");
+    }
+    // What a cluster gives back is known, whatever is in its labels.
+    let given = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: a, namespace: b, uid: u, resourceVersion: '1', generation: 1,
+        creationTimestamp: null, labels: {some: thing}, annotations: {kubectl.kubernetes.io/last-applied-configuration: x}, managedFields: []},
+        spec: {podSelector: {matchLabels: {podselector: x}}, policyTypes: [Ingress], ingress: null}, status: {}}";
+    assert!(objects(given, "m").and_then(Cluster::of).is_ok());
+}
+
+#[test]
 fn a_service_whose_endpoints_differ_is_neither() {
     let other = "
 ---
