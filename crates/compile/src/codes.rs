@@ -59,7 +59,7 @@ codes! {
     /// A peer of a ClusterNetworkPolicy is known and not supported.
     UNSUPPORTED_PEER = 4009: "A rule of a ClusterNetworkPolicy has domainNames as a peer, which Bowline does not support. As the API says of what an implementation does not know, an Accept rule with it takes nothing, and any other denies everything. Name the networks instead.";
     /// A question to `bowline explain` cannot be understood.
-    BAD_QUESTION = 4101: "`bowline explain SRC DST[:PORT[/PROTOCOL]]` takes for each end NAMESPACE/POD, NAMESPACE/SERVICE, NODE or an address. pod/NAMESPACE/NAME, svc/NAMESPACE/NAME and node/NAME say which of them is meant; an IPv6 address with a port stands in brackets. PROTOCOL is tcp, udp or sctp.";
+    BAD_QUESTION = 4101: "`bowline explain SRC DST[:PORT[/PROTOCOL]]` takes for each end NAMESPACE/POD, NAMESPACE/SERVICE, NODE or an address. pod/NAMESPACE/NAME, svc/NAMESPACE/NAME and node/NAME say which of them is meant; an IPv6 address with a port stands in brackets. PROTOCOL is tcp, udp or sctp. DST/icmp asks for a ping, which has no port; DST/icmpv6 for one between IPv6 addresses. A pod or service that is called so is named with its port.";
     /// An end of the question is not in the cluster.
     NO_SUCH_END = 4102: "No pod, service or node has the name that was asked for, or the address is one of the pod network that nobody holds. kubectl get pods,services -A and kubectl get nodes show what there is.";
     /// An end of the question can be a pod and a service.
@@ -71,7 +71,7 @@ codes! {
     /// A file of policy cases cannot be read.
     BAD_CASES = 4110: "A file for `bowline policy test` is YAML with manifests (paths, relative to the file, or objects) and cases (from, to, port, expect: pass or drop). The message names file, case and field; docs/guides/policy.md has an example.";
     /// A manifest of a file of policy cases cannot be read.
-    BAD_MANIFEST = 4111: "A manifest that a file of policy cases names is not there, is no YAML, or has an object that cannot be read. Objects of kinds that say nothing about policies are left out and are no error.";
+    BAD_MANIFEST = 4111: "A manifest that a file of policy cases names is not there, is no YAML, or has an object that cannot be read, or a policy with a field that policies do not have. Objects of kinds that say nothing about policies are left out and are no error.";
     /// What was explained, the oracle and the kernel do not agree.
-    VERDICTS_DIFFER = 4120: "`bowline explain` found that its own verdict, the oracle's and that of the rules in the kernel are not the same. Either the cluster changed while it looked (ask again), or someone changed the table inet bowline, or it is a bug: please report it with the output of -o json. The kernel's verdict is what holds.";
+    VERDICTS_DIFFER = 4120: "`bowline explain` found that its own verdict, the oracle's and that of the rules in the kernel are not the same, or not for the same kind of reason. Either the cluster changed while it looked (ask again), or someone changed the table inet bowline, or it is a bug: please report it with the output of -o json. The kernel's verdict is what holds.";
 }

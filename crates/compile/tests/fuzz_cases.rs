@@ -116,7 +116,7 @@ fn files_of_any_bytes_are_survived() {
 #[test]
 fn seeds_are_good_files() {
     for seed in SEEDS {
-        assert_eq!(Suite::read(seed, "seed").unwrap().cases.len(), 3);
+        assert!(Suite::read(seed, "seed").unwrap().cases.len() >= 3);
         fuzz_cases(seed.as_bytes());
     }
 }

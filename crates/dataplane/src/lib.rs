@@ -11,6 +11,7 @@ pub mod objects;
 pub mod pod;
 pub mod policy;
 pub mod service;
+pub mod stop;
 
 mod change;
 mod expr;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bowline_compile::codes;
-use bowline_compile::explain::{Explanation, Outcome, Path, Seen};
+use bowline_compile::explain::{Cause, Explanation, Outcome, Path, Seen};
 use bowline_model::{Family, Problem};
 use clap::{Args, ValueEnum};
 
@@ -19,8 +19,9 @@ pub(crate) struct ExplainArgs {
     /// Who begins: NAMESPACE/POD, NAMESPACE/SERVICE (its pods), NODE or an address
     #[arg(value_name = "SRC")]
     source: String,
-    /// Who is meant, and the port, e.g. shop/api:8080, shop/dns:53/udp, [fd00::1]:443; a port may be left out where there is only one
-    #[arg(value_name = "DST[:PORT[/PROTO]]")]
+    /// Who is meant, and the port, e.g. shop/api:8080, shop/dns:53/udp, [fd00::1]:443; a port may be left out where there is only one.
+    /// For a ping: shop/api-0/icmp
+    #[arg(value_name = "DST[:PORT[/PROTO]|/icmp]")]
     destination: String,
     /// The namespace of names without one
     #[arg(short, long, default_value = "default")]
@@ -60,7 +61,10 @@ enum NoAnswer {
 /// Runs the command.
 pub(crate) fn run(args: &ExplainArgs) -> ExitCode {
     let explanation = match gather(args) {
-        Ok(explanation) => explanation,
+        Ok(mut explanation) => {
+            explanation.note_not_asked(&command(args));
+            explanation
+        }
         Err(NoAnswer::Question(problem)) => return refuse(&problem, output::USAGE),
         Err(NoAnswer::Unknown(problem)) => return refuse(&problem, output::UNKNOWN),
     };
@@ -78,6 +82,21 @@ pub(crate) fn run(args: &ExplainArgs) -> ExitCode {
     }
 }
 
+/// The question as a command for another node.
+fn command(args: &ExplainArgs) -> String {
+    let quoted = |text: &str| if text.contains('[') { format!("'{text}'") } else { text.to_owned() };
+    let mut command = format!("bowline explain {} {}", quoted(&args.source), quoted(&args.destination));
+    if args.namespace != "default" {
+        command.push_str(&format!(" -n {}", args.namespace));
+    }
+    match args.family {
+        Some(FamilyArg::Ipv4) => command.push_str(" --family ipv4"),
+        Some(FamilyArg::Ipv6) => command.push_str(" --family ipv6"),
+        None => {}
+    }
+    command
+}
+
 fn refuse(problem: &Problem, code: u8) -> ExitCode {
     eprintln!("{problem}");
     output::exit(code)
@@ -90,12 +109,21 @@ fn differ(explanation: &Explanation) -> Option<Problem> {
     let kernel = match (odd.asked, odd.kernel) {
         (false, _) => "was not asked".to_owned(),
         (true, None) => format!("cannot be told: {}", odd.by),
-        (true, Some(kernel)) => format!("says {kernel} {}", odd.by),
+        (true, Some(kernel)) => format!("says {}: {}", of_cause(kernel, odd.kernel_by), odd.by),
     };
-    let why = format!("explained is {}, the oracle says {}, the kernel {kernel}", odd.explained, odd.oracle);
+    let (explained, oracle) = (of_cause(odd.explained, odd.explained_by), of_cause(odd.oracle, odd.oracle_by));
+    let why = format!("explained is {explained}, the oracle says {oracle}, the kernel {kernel}");
     let fix = "ask again; if it stays so, look at bowline status of that node, and believe the kernel";
     let place = format!("node {}", odd.node);
-    Some(Problem::new(codes::VERDICTS_DIFFER, "explanation, oracle and kernel do not say the same", place, fix).because(why.trim_end()))
+    Some(
+        Problem::new(codes::VERDICTS_DIFFER, "explanation, oracle and kernel do not say the same", place, fix)
+            .because(why.trim_end_matches([':', ' '])),
+    )
+}
+
+/// A verdict with the kind of its reason.
+fn of_cause(outcome: Outcome, cause: Option<Cause>) -> String {
+    cause.map_or_else(|| outcome.to_string(), |cause| format!("{outcome} ({cause})"))
 }
 
 fn gather(args: &ExplainArgs) -> Result<Explanation, NoAnswer> {
@@ -169,6 +197,50 @@ mod tests {
         let problem = differ(&first).unwrap();
         assert_eq!((problem.code.0, problem.place.as_str()), (codes::VERDICTS_DIFFER, "node n2"));
         assert!(problem.why.contains("kernel says drop"), "{problem}");
+    }
+
+    #[test]
+    fn who_was_not_asked_is_named_beside_the_verdict_with_the_command_that_asks_there() {
+        #[derive(clap::Parser)]
+        struct Words {
+            #[command(flatten)]
+            args: ExplainArgs,
+        }
+        let words = ["explain", "web", "[fd42::1]:80", "-n", "shop", "--family", "ipv6"];
+        let command = command(&<Words as clap::Parser>::parse_from(words).args);
+        assert_eq!(command, "bowline explain web '[fd42::1]:80' -n shop --family ipv6");
+        let pass = Outcome::Pass;
+        let line = |mut explanation: Explanation| {
+            explanation.note_not_asked("bowline explain a b:80");
+            let json = serde_json::to_value(&explanation).unwrap();
+            let text = explanation.render(&|_, word| word.to_owned());
+            (json.pointer("/paths/0/notAsked").cloned(), text.lines().next().unwrap_or_default().to_owned())
+        };
+        let (json, text) = line(explanation(&[("n1", pass, pass, Some(pass)), ("n3", pass, pass, None)]));
+        assert_eq!(json, Some(serde_json::json!([{"node": "n3", "command": "bowline explain a b:80"}])));
+        assert_eq!(text, "PASS  tcp  a 10.0.0.1 -> b 10.0.0.2:80; n3's kernel was not asked: run `bowline explain a b:80` there");
+        let (_, text) = line(explanation(&[("n2", pass, pass, None), ("n3", pass, pass, None)]));
+        assert!(text.ends_with("; n2's and n3's kernels were not asked: run `bowline explain a b:80` there"), "{text}");
+        assert_eq!(line(explanation(&[("n1", pass, pass, Some(pass))])), (None, "PASS  tcp  a 10.0.0.1 -> b 10.0.0.2:80".to_owned()));
+    }
+
+    #[test]
+    fn a_verdict_for_another_reason_differs() {
+        let drop = Outcome::Drop;
+        let mut other = explanation(&[("n1", drop, drop, Some(drop))]);
+        let causes = |explanation: &mut Explanation, kernel| {
+            for seen in explanation.paths.iter_mut().flat_map(|path| &mut path.seen) {
+                (seen.explained_by, seen.oracle_by, seen.kernel_by) =
+                    (Some(Cause::IngressPolicies), Some(Cause::IngressPolicies), Some(kernel));
+            }
+        };
+        causes(&mut other, Cause::IngressPolicies);
+        assert_eq!(differ(&other), None);
+        causes(&mut other, Cause::IngressClosed);
+        let problem = differ(&other).unwrap();
+        assert!(problem.why.contains("explained is drop (ingress policies)"), "{problem}");
+        assert!(problem.why.ends_with("the kernel says drop (closed for ingress)"), "{problem}");
+        assert!(other.render(&|_, word| word.to_owned()).contains(": differ in the reason\n"));
     }
 
     #[test]

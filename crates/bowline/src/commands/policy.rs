@@ -12,7 +12,7 @@ use bowline_model::Problem;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::output::{self, Color, Mark};
+use super::output::{self, Color, Format, Mark};
 
 /// Commands under `bowline policy`.
 #[derive(Debug, Subcommand)]
@@ -43,6 +43,8 @@ enum TestFormat {
     Table,
     /// One JSON document.
     Json,
+    /// One YAML document.
+    Yaml,
     /// The XML that CI servers read.
     Junit,
 }
@@ -86,12 +88,13 @@ pub(crate) fn run(command: &PolicyCommand) -> ExitCode {
     }
     let failed = rows.iter().filter(|row| !row.passed).count();
     let report = Report { api_version: "bowline.io/v1", kind: "PolicyTestReport", passed: rows.len() - failed, failed, cases: rows };
-    let text = match args.output {
-        TestFormat::Table => Ok(table(&report, &args.color.painter())),
-        TestFormat::Junit => Ok(junit(&report)),
-        TestFormat::Json => serde_json::to_string_pretty(&report).map(|text| text + "\n"),
+    let print = |text: String| std::io::stdout().write_all(text.as_bytes());
+    let written = match args.output {
+        TestFormat::Table => print(table(&report, &args.color.painter())),
+        TestFormat::Junit => print(junit(&report)),
+        TestFormat::Json => output::print_document(&report, Format::Json),
+        TestFormat::Yaml => output::print_document(&report, Format::Yaml),
     };
-    let written = text.map_err(std::io::Error::other).and_then(|text| std::io::stdout().write_all(text.as_bytes()));
     match (written, failed) {
         (Err(_), _) => output::exit(output::UNKNOWN),
         (Ok(()), 0) => ExitCode::SUCCESS,
@@ -256,6 +259,8 @@ mod tests {
         assert!(text.contains("drop, expected pass: ") && text.contains("cases[1]"), "{text}");
         assert!(text.contains("\n    pass if: NetworkPolicy shop/in had an ingress rule that took 192.0.2.1 on 8080/tcp\n"), "{text}");
         assert!(text.ends_with("1 passed, 1 failed\n"), "{text}");
+        let yaml: serde_json::Value = serde_saphyr::from_str(&serde_saphyr::to_string(&report).unwrap()).unwrap();
+        assert_eq!(yaml, serde_json::to_value(&report).unwrap());
         let xml = junit(&report);
         assert!(xml.contains("tests=\"2\" failures=\"1\"") && xml.contains("192.0.2.1 -&gt; shop/api:8080"), "{xml}");
     }

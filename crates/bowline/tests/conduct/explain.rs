@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use crate::common::cluster;
 use crate::common::generator::Generator;
-use crate::common::lab::Lab;
-use crate::common::objects::{PORT, server, service};
+use crate::common::lab::{Lab, eventually};
+use crate::common::objects::{PORT, ingress_policy, server, service};
 use crate::common::rows::Bench;
+use crate::foreign::shell;
 
 /// Pods by name, node and app.
 const PODS: [(&str, &str, &str); 4] = [("ex-a", "n1", "ex-a"), ("ex-b", "n1", "ex-b"), ("ex-c", "n3", "ex-c"), ("ex-d", "n2", "ex-a")];
@@ -247,4 +248,83 @@ fn explain(lab: &Lab, source: &str, target: &str, v6: bool) -> Result<bool> {
         ensure!(one["kernel"] == one["explained"] && one["oracle"] == one["explained"], "explain {source} {target}: {one}");
     }
     Ok(passes)
+}
+
+/// Somebody's change of a node's table, and what `explain` is to say until the agent puts it back.
+struct Change<'a> {
+    what: &'a str,
+    script: String,
+    from: &'a str,
+    to: &'a str,
+    explained: (&'a str, Value),
+    kernel: (&'a str, Value),
+}
+
+/// In the second before the agent puts a table right that somebody changed, `explain` tells that the kernel does something else, or the same for
+/// another reason, and ends with 3. Before and afterwards all agree.
+pub(crate) fn tells_of_a_kernel_that_differs(bench: &Bench) -> Result<String> {
+    let lab = bench.lab()?;
+    lab.apply_objects(&[server("di-a", "n1", "di-a")?, server("di-b", "n1", "di-b")?, server("di-c", "n1", "di-c")?])?;
+    lab.apply_objects(&[ingress_policy("di-b", "di-b", Some("other"))])?;
+    lab.settled()?;
+    let address = |name: &str| cluster::pods(lab, &format!("app={name}"))?.first().context("a pod is gone")?.ip(false);
+    let (a, b) = (address("di-a")?, address("di-b")?);
+    let changes = [
+        Change {
+            what: "opened",
+            script: format!("nft add element inet bowline self4 '{{ {a} . {b} }}'"),
+            from: "di-a",
+            to: "di-b",
+            explained: ("drop", json!("ingress-policies")),
+            kernel: ("pass", Value::Null),
+        },
+        Change {
+            what: "shut",
+            script: "nft flush map inet bowline pods_in4".to_owned(),
+            from: "di-a",
+            to: "di-c",
+            explained: ("pass", Value::Null),
+            kernel: ("drop", json!("ingress-closed")),
+        },
+        Change {
+            what: "shut for another reason",
+            script: "nft flush map inet bowline pods_in4".to_owned(),
+            from: "di-a",
+            to: "di-b",
+            explained: ("drop", json!("ingress-policies")),
+            kernel: ("drop", json!("ingress-closed")),
+        },
+    ];
+    for change in &changes {
+        eventually(|| changed(lab, change)).with_context(|| change.what.to_owned())?;
+    }
+    lab.delete("pod", &["di-a", "di-b", "di-c"])?;
+    lab.delete("networkpolicy", &["di-b"])?;
+    let each: Vec<&str> = changes.iter().map(|change| change.what).collect();
+    Ok(format!("a table that somebody {} is told with BW4120 and status 3, and is put back", each.join(", ")))
+}
+
+/// Changes the table and asks at once; the agent may have been faster, where it was about to look anyhow.
+fn changed(lab: &Lab, change: &Change<'_>) -> Result<()> {
+    let Change { from, to, explained, kernel, .. } = change;
+    let (source, target) = (format!("default/{from}"), format!("pod/default/{to}:{PORT}"));
+    let ask = || lab.run(&["explain", &source, &target, "--family", "ipv4", "-o", "json"], &[]);
+    let settled = if explained.0 == "pass" { 0 } else { 1 };
+    let right = || {
+        eventually(|| {
+            ensure!(ask()?.status.code() == Some(settled), "they do not agree");
+            Ok(())
+        })
+    };
+    right()?;
+    shell(lab, "n1", &change.script)?;
+    let output = ask()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(3) && errors.contains("BW4120"), "explain says {}: {errors}", output.status);
+    let said: Value = serde_json::from_slice(&output.stdout).context("no JSON beside the error")?;
+    let seen = &said["paths"][0]["seen"][0];
+    ensure!(said["verdict"] == explained.0 && seen["explainedBy"] == explained.1, "another explanation: {said}");
+    ensure!(seen["kernel"] == kernel.0 && seen["kernelBy"] == kernel.1, "the kernel is told otherwise: {seen}");
+    ensure!(seen["oracle"] == explained.0 && seen["oracleBy"] == explained.1, "the oracle is told otherwise: {seen}");
+    right()
 }

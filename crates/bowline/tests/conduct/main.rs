@@ -41,6 +41,7 @@ const ROWS: &[Row] = &[
     Row { name: "absence", title: "a policy from the agent's absence cuts, too", check: cut::after_absence },
     Row { name: "tiers", title: "ClusterNetworkPolicies decide, and cut", check: tiers::decide },
     Row { name: "explain", title: "explain says what packets do", check: explain::says_what_packets_do },
+    Row { name: "differs", title: "explain tells of a kernel that differs", check: explain::tells_of_a_kernel_that_differs },
     Row { name: "attacks", title: "what no pod may send ends at its link", check: attacks::end_at_the_link },
     Row { name: "denials", title: "what policies deny is told and counted", check: denials::told_and_counted },
     Row { name: "moves", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },

@@ -50,6 +50,19 @@ fn cannot_ping(lab: &Lab, pod: &str, to: IpAddr) -> Result<()> {
     Ok(())
 }
 
+/// `explain` says that the ping is dropped, because of the ports that the policy's rule names; whoever is asked, also the kernels.
+fn ping_is_explained(lab: &Lab, pod: &str, server: &str, v6: bool) -> Result<()> {
+    let family = if v6 { "ipv6" } else { "ipv4" };
+    let question = [&format!("default/{pod}"), &format!("pod/default/{server}/icmp")];
+    let output = lab.run(&["explain", question[0], question[1], "--family", family], &[])?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let word = if v6 { "icmpv6" } else { "icmp" };
+    let told = text.contains(&format!("ingress[0].ports wants 80/tcp; it is {word}, which has no port")) && text.contains(": agree\n");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && told, "explain {question:?}: {}: {text}{errors}", output.status);
+    Ok(())
+}
+
 fn server(lab: &Lab) -> Result<Pod> {
     pods(lab, "name=networkpolicy-demo")?.into_iter().next().context("no replica of httpd")
 }
@@ -122,6 +135,7 @@ pub(crate) fn opens_by_block(lab: &Lab) -> Result<String> {
             expect(lab, "a client outside the block", &From::Client, node.ip(v6)?, 33000, Got::Timeout)?;
         }
         cannot_ping(lab, &asker.name, pod)?;
+        ping_is_explained(lab, &asker.name, &server.name, v6)?;
     }
     Ok("nodes get in by pod, ClusterIP and every NodePort; a client outside the block is refused at every node".to_owned())
 }

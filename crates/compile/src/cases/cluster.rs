@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bowline_model::{NodeName, Problem};
+use bowline_model::{Dual, Family, NodeName, Problem};
 use serde_json::{Map, Value, json};
 
 use super::objects::Sourced;
 use crate::codes;
 use crate::explain::attach_pods;
-use crate::world::{Change, Kind, Labels, Object, Settings, World};
+use crate::world::{Change, Kind, Labels, Object, Settings, World, fields};
 
 /// The node of pods that name none.
 const NODE: &str = "node-1";
@@ -51,6 +51,25 @@ struct Maker {
     objects: BTreeMap<(Kind, String, String), (Value, String)>,
 }
 
+/// The labels that a workload's controller gives to its pods, as far as they can be known: those of a StatefulSet's first, and none of the uids and
+/// digests.
+fn given_labels(kind: &str, workload: &Value) -> Vec<(&'static str, String)> {
+    let name = text(workload, "/metadata/name");
+    match kind {
+        "StatefulSet" => {
+            let first = workload.pointer("/spec/ordinals/start").and_then(Value::as_u64).unwrap_or(0);
+            vec![("statefulset.kubernetes.io/pod-name", format!("{name}-{first}")), ("apps.kubernetes.io/pod-index", first.to_string())]
+        }
+        "Job" | "CronJob" => {
+            let spec = if kind == "Job" { "/spec" } else { "/spec/jobTemplate/spec" };
+            let indexed = text(workload, &format!("{spec}/completionMode")) == "Indexed";
+            let index = indexed.then(|| ("batch.kubernetes.io/job-completion-index", "0".to_owned()));
+            [("job-name", name.clone()), ("batch.kubernetes.io/job-name", name)].into_iter().chain(index).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Where the pod template of a workload is.
 fn template(kind: &str) -> Option<&'static str> {
     match kind {
@@ -72,7 +91,10 @@ impl Maker {
             let labels = template.pointer("/metadata/labels").cloned().unwrap_or_default();
             let metadata =
                 json!({"name": object.pointer("/metadata/name"), "namespace": object.pointer("/metadata/namespace"), "labels": labels});
-            let pod = json!({"kind": "Pod", "metadata": metadata, "spec": template.get("spec").cloned().unwrap_or_else(|| json!({}))});
+            let mut pod = json!({"kind": "Pod", "metadata": metadata, "spec": template.get("spec").cloned().unwrap_or_else(|| json!({}))});
+            for (key, value) in given_labels(&word, &object) {
+                label(&mut pod, key, &value);
+            }
             return self.put(Kind::Pod, pod, place);
         }
         match Kind::ALL.into_iter().find(|kind| kind.as_str() == word) {
@@ -103,6 +125,10 @@ impl Maker {
             Kind::Namespace | Kind::Node | Kind::ClusterNetworkPolicy | Kind::ServiceCidr => namespace.clear(),
             Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::NetworkPolicy if namespace.is_empty() => namespace.push_str("default"),
             Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::NetworkPolicy => {}
+        }
+        if let Some(fields::Unknown { path, known }) = fields::unknown(kind, &object) {
+            let what = format!("{kind} {name} has a field that there is not, {path}, so it does not say what it seems to");
+            return Err(bad(what, &format!("{place}, {path}"), &format!("the fields there are {}", known.join(", "))));
         }
         set(&mut object, "metadata", "namespace", json!(namespace));
         let read = Object::decode(kind, object.clone());
@@ -196,9 +222,11 @@ impl Maker {
         made_up.or_else(|| nodes.next()).unwrap_or(NODE).to_owned()
     }
 
-    /// Pods run on a node and have addresses.
+    /// Pods run on a node and have addresses: of their own, or their node's where they are in its network.
     fn pods(&mut self) {
         let first = self.first_node();
+        let of_nodes: BTreeMap<String, Vec<Value>> =
+            self.all(Kind::Node).map(|((_, _, name), node)| (name.clone(), internal(node))).collect();
         let taken: BTreeSet<IpAddr> = self.all(Kind::Pod).flat_map(|(_, pod)| addresses(pod)).collect();
         let mut free = (1_u16..).filter(|number| pair(POD_BASES, *number).iter().all(|ip| !taken.contains(ip)));
         for (_, pod) in self.all(Kind::Pod) {
@@ -209,9 +237,13 @@ impl Maker {
             if phase.is_empty() || phase == "Pending" {
                 set(pod, "status", "phase", json!("Running"));
             }
-            if addresses(pod).is_empty()
-                && let Some(number) = free.next()
-            {
+            if !addresses(pod).is_empty() {
+                continue;
+            }
+            if pod.pointer("/spec/hostNetwork").and_then(Value::as_bool) == Some(true) {
+                let ips = of_nodes.get(&text(pod, "/spec/nodeName")).cloned().unwrap_or_default();
+                set(pod, "status", "podIPs", json!(ips));
+            } else if let Some(number) = free.next() {
                 let ips: Vec<Value> = pair(POD_BASES, number).iter().map(|ip| json!({"ip": ip.to_string()})).collect();
                 set(pod, "status", "podIPs", json!(ips));
             }
@@ -234,7 +266,9 @@ impl Maker {
         for (number, ((_, namespace, name), service)) in (1_u16..).zip(self.all(Kind::Service)) {
             let has_address = !text(service, "/spec/clusterIP").is_empty() || service.pointer("/spec/clusterIPs/0").is_some();
             if !has_address && text(service, "/spec/type") != "ExternalName" {
-                let ips: Vec<String> = pair(SERVICE_BASES, number).iter().map(ToString::to_string).collect();
+                let wanted = families(service, &chosen(namespace, service, &pods));
+                let ips = pair(SERVICE_BASES, number).into_iter().filter(|ip| wanted.contains(&Family::of(ip)));
+                let ips: Vec<String> = ips.map(|ip| ip.to_string()).collect();
                 set(service, "spec", "clusterIPs", json!(ips));
             }
             if !sliced.contains(&(namespace.clone(), name.clone())) {
@@ -256,6 +290,33 @@ fn pair((v4, v6): (Ipv4Addr, Ipv6Addr), number: u16) -> [IpAddr; 2] {
     let v4 = Ipv4Addr::from_bits(v4.to_bits() + u32::from(number));
     let v6 = Ipv6Addr::from_bits(v6.to_bits() + u128::from(number));
     [v4.into(), v6.into()]
+}
+
+/// The families that a service has addresses of: those that it names, or else those of its pods, or both where it has none.
+fn families(service: &Value, pods: &[&Value]) -> Vec<Family> {
+    let named = service.pointer("/spec/ipFamilies").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let named: Vec<Family> = named.filter_map(|word| Family::BOTH.into_iter().find(|family| family_word(*family) == word)).collect();
+    let more = text(service, "/spec/ipFamilyPolicy").ends_with("DualStack");
+    if !named.is_empty() && !more {
+        return named;
+    }
+    let held: Vec<Family> = pods.iter().flat_map(|pod| addresses(pod)).map(|ip| Family::of(&ip)).collect();
+    Family::BOTH.into_iter().filter(|family| held.is_empty() || held.contains(family)).collect()
+}
+
+fn family_word(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+/// The first address of each family that a node's own pods have, as a pod's status has them.
+fn internal(node: &Value) -> Vec<Value> {
+    let all = node.pointer("/status/addresses").and_then(Value::as_array).into_iter().flatten();
+    let internal = all.filter(|address| text(address, "/type") == "InternalIP");
+    let first = Dual::first_of(internal.filter_map(|address| text(address, "/address").parse::<IpAddr>().ok()));
+    first.values().map(|ip| json!({"ip": ip.to_string()})).collect()
 }
 
 fn nets(texts: &[&str]) -> Vec<ipnet::IpNet> {
@@ -286,8 +347,8 @@ fn label(object: &mut Value, key: &str, value: &str) {
     set(object, "metadata", "labels", Value::Object(labels));
 }
 
-/// Slices of the pods that a service's selector chooses, one for each family and port.
-fn endpoints(namespace: &str, name: &str, service: &Value, pods: &[(String, Value)]) -> Vec<Value> {
+/// The pods that a service's selector chooses; none without one.
+fn chosen<'p>(namespace: &str, service: &Value, pods: &'p [(String, Value)]) -> Vec<&'p Value> {
     let Some(selector) = service.pointer("/spec/selector").and_then(Value::as_object).filter(|selector| !selector.is_empty()) else {
         return Vec::new();
     };
@@ -296,11 +357,16 @@ fn endpoints(namespace: &str, name: &str, service: &Value, pods: &[(String, Valu
             pod.pointer("/metadata/labels").and_then(|labels| serde_json::from_value(labels.clone()).ok()).unwrap_or_default();
         selector.iter().all(|(key, value)| labels.get(key.as_str()).map(AsRef::as_ref) == value.as_str())
     };
-    let pods: Vec<&Value> = pods.iter().filter(|(of, pod)| of == namespace && chosen(pod)).map(|(_, pod)| pod).collect();
+    pods.iter().filter(|(of, pod)| of == namespace && chosen(pod)).map(|(_, pod)| pod).collect()
+}
+
+/// Slices of the pods that a service's selector chooses, one for each family and port.
+fn endpoints(namespace: &str, name: &str, service: &Value, pods: &[(String, Value)]) -> Vec<Value> {
+    let pods = chosen(namespace, service, pods);
     let ports = service.pointer("/spec/ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let mut slices = Vec::new();
     for (index, port) in ports.iter().enumerate() {
-        for family in ["IPv4", "IPv6"] {
+        for family in Family::BOTH.map(family_word) {
             for (place, pod) in pods.iter().enumerate() {
                 let of_family = |ip: &IpAddr| ip.is_ipv4() == (family == "IPv4");
                 let (Some(ip), Some(number)) = (addresses(pod).into_iter().find(of_family), target(port, pod)) else { continue };
@@ -317,15 +383,24 @@ fn endpoints(namespace: &str, name: &str, service: &Value, pods: &[(String, Valu
     slices
 }
 
-/// The number of a pod's port that a service's port leads to.
+/// The number of a pod's port that a service's port leads to: a name is one of a container's ports of the same protocol, or else of a sidecar's
+/// (`FindPort` of Kubernetes' pkg/api/v1/pod).
 fn target(port: &Value, pod: &Value) -> Option<u64> {
     match port.get("targetPort") {
         None | Some(Value::Null) => port.get("port").and_then(Value::as_u64),
         Some(Value::String(name)) => {
-            let containers = pod.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten();
+            let each = |pointer| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+            let sidecars = each("/spec/initContainers").filter(|container| text(container, "/restartPolicy") == "Always");
+            let containers = each("/spec/containers").chain(sidecars);
             let mut ports = containers.flat_map(|container| container.get("ports").and_then(Value::as_array).into_iter().flatten());
-            ports.find(|port| text(port, "/name") == *name).and_then(|port| port.get("containerPort")).and_then(Value::as_u64)
+            let meant = |of_pod: &&Value| text(of_pod, "/name") == *name && protocol(of_pod) == protocol(port);
+            ports.find(meant).and_then(|port| port.get("containerPort")).and_then(Value::as_u64)
         }
         Some(number) => number.as_u64().filter(|number| *number != 0).or_else(|| port.get("port").and_then(Value::as_u64)),
     }
+}
+
+/// The protocol that a port says, or the one that it has then.
+fn protocol(port: &Value) -> &str {
+    port.get("protocol").and_then(Value::as_str).filter(|word| !word.is_empty()).unwrap_or("TCP")
 }

@@ -1,10 +1,11 @@
 //! Cases, judged.
 
-use bowline_model::Problem;
+use bowline_model::{Family, Problem};
 
 use super::cluster::Cluster;
 use super::read::Case;
-use crate::explain::{Explainer, Explanation, Outcome, Path};
+use crate::codes;
+use crate::explain::{Explainer, Explanation, Outcome, Path, Question};
 
 /// A case and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,11 +35,33 @@ impl Judged<'_> {
 pub fn run<'c>(cluster: &Cluster, cases: &'c [Case]) -> Vec<Judged<'c>> {
     let mut explainer = Explainer::new(cluster.world.clone(), None);
     let judge = |case: &'c Case| {
-        let explained = explainer.explain(&case.question).map_err(|problem| {
+        let explained = of_families(&mut explainer, &case.question).map_err(|problem| {
             let field = if problem.place == "SRC" { "from" } else { "to" };
             Problem { place: format!("{}.{field}", case.place), ..problem }
         });
         Judged { case, explained }
     };
     cases.iter().map(judge).collect()
+}
+
+/// The explanation for the family that is asked for; or else for every one that both ends have, as one.
+fn of_families(explainer: &mut Explainer, question: &Question) -> Result<Explanation, Problem> {
+    if question.family.is_some() {
+        return explainer.explain(question);
+    }
+    let mut explained: Option<Explanation> = None;
+    for family in Family::BOTH {
+        match explainer.explain(&Question { family: Some(family), ..question.clone() }) {
+            Ok(one) => {
+                explained = Some(match explained.take() {
+                    Some(first) => first.with(one),
+                    None => one,
+                });
+            }
+            // The ends may have the other one; if they have none, that is said below.
+            Err(problem) if problem.code.0 == codes::END_WITHOUT_ADDRESS => {}
+            Err(problem) => return Err(problem),
+        }
+    }
+    explained.map_or_else(|| explainer.explain(question), Ok)
 }

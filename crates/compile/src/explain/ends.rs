@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bowline_model::{Dual, NodeName, PodName, Problem, Protocol, ServiceName};
 
 use super::judge::attachment;
-use super::question::{NameKind, PortAsked, Question, Whom};
+use super::question::{NameKind, PortAsked, Question, Sent, Whom};
+use super::told::At;
 use crate::codes;
 use crate::world::{Pod, Service, World};
 
@@ -40,9 +41,9 @@ pub(super) struct Place {
 #[derive(Debug, Clone)]
 pub(super) struct Aim {
     /// Addresses and ports; several only for a headless service.
-    pub(super) at: Vec<(IpAddr, u16)>,
-    /// Transport protocol.
-    pub(super) protocol: Protocol,
+    pub(super) at: Vec<At>,
+    /// What is sent.
+    pub(super) sent: Sent,
     /// What comes before the packet: how a name leads to these addresses.
     pub(super) preface: Option<String>,
 }
@@ -126,20 +127,23 @@ pub(super) fn sources(world: &World, whom: &Whom) -> Result<Vec<Place>, Problem>
 /// # Errors
 /// Where nobody is meant, or not with such a port.
 pub(super) fn aim(world: &World, question: &Question) -> Result<Aim, Problem> {
-    let protocol = question.protocol;
-    let plain = |at| Aim { at, protocol, preface: None };
+    let to = |place: Place, port, sent| Aim { at: place.ips.values().map(|ip| (*ip, port)).collect(), sent, preface: None };
     match find(world, &question.to, "DST")? {
-        Found::Place(place) => {
-            let Some(PortAsked::Number(port)) = question.port else {
+        Found::Place(place) => match question.port {
+            Some(PortAsked::Number(port)) => Ok(to(place, Some(port), question.sent)),
+            None if question.sent == Sent::Icmp => Ok(to(place, None, Sent::Icmp)),
+            Some(PortAsked::Name(_)) | None => {
                 let what = format!("{} needs a port by its number", place.name);
-                return Err(Problem::new(codes::NO_SUCH_PORT, what, "DST", "write it after a colon, e.g. 192.0.2.1:443"));
-            };
-            Ok(plain(place.ips.values().map(|ip| (*ip, port)).collect()))
-        }
+                Err(Problem::new(codes::NO_SUCH_PORT, what, "DST", "write it after a colon, e.g. 192.0.2.1:443, or ask for /icmp"))
+            }
+        },
         Found::Pod(name, pod) => {
             let place = pod_place(world, &name, pod, "DST")?;
-            let (port, protocol) = pod_port(&name, pod, question)?;
-            Ok(Aim { at: place.ips.values().map(|ip| (*ip, port)).collect(), protocol, preface: None })
+            if question.sent == Sent::Icmp {
+                return Ok(to(place, None, Sent::Icmp));
+            }
+            let (port, sent) = pod_port(&name, pod, question)?;
+            Ok(to(place, Some(port), sent))
         }
         Found::Service(name, service) => service_aim(world, &name, service, question),
     }
@@ -150,17 +154,25 @@ fn service_aim(world: &World, name: &ServiceName, service: &Service, question: &
         let alias = service.spec.external_name.as_deref().unwrap_or_default().escape_debug().to_string();
         return Err(unreachable(format!("service {name} is another name of `{alias}`, and has no address of its own"), "DST"));
     }
-    let (index, port, protocol) = service_port(name, service, question)?;
+    let (index, port, sent) = match question.sent {
+        // No port is asked for: its address answers no ICMP, and a headless name leads to all of its pods.
+        Sent::Icmp => (None, None, Sent::Icmp),
+        Sent::Tcp | Sent::Udp | Sent::Sctp => {
+            let (index, port, protocol) = service_port(name, service, question)?;
+            (Some(index), Some(port), Sent::from(protocol))
+        }
+    };
     let ips = service.spec.cluster_ips.iter().chain(service.spec.cluster_ip.iter().filter(|_| service.spec.cluster_ips.is_empty()));
-    let at: Vec<(IpAddr, u16)> = ips.filter_map(|text| text.parse().ok()).map(|ip| (ip, port)).collect();
+    let at: Vec<At> = ips.filter_map(|text| text.parse().ok()).map(|ip| (ip, port)).collect();
     if !at.is_empty() {
-        return Ok(Aim { at, protocol, preface: None });
+        return Ok(Aim { at, sent, preface: None });
     }
-    let at = endpoints(world, name, service, Some(index));
+    let mut at: Vec<At> = endpoints(world, name, service, index).into_iter().map(|(ip, number)| (ip, port.map(|_| number))).collect();
+    at.dedup();
     if at.is_empty() {
         return Err(unreachable(format!("service {name} has no cluster address and no ready endpoint"), "DST"));
     }
-    Ok(Aim { at, protocol, preface: Some(format!("{name} is headless: its name leads to its pods")) })
+    Ok(Aim { at, sent, preface: Some(format!("{name} is headless: its name leads to its pods")) })
 }
 
 /// The service's port that is meant: its place in the list, number and protocol.
@@ -173,7 +185,7 @@ fn service_port(name: &ServiceName, service: &Service, question: &Question) -> R
     let all: Vec<(usize, Arc<str>, u16, Protocol)> = ports.collect();
     let found: Vec<&(usize, Arc<str>, u16, Protocol)> = match &question.port {
         Some(PortAsked::Number(port)) => {
-            all.iter().filter(|(_, _, number, protocol)| number == port && *protocol == question.protocol).collect()
+            all.iter().filter(|(_, _, number, protocol)| number == port && question.sent == Sent::from(*protocol)).collect()
         }
         Some(PortAsked::Name(port)) => all.iter().filter(|(_, name, _, _)| name == port).collect(),
         None => all.iter().collect(),
@@ -187,9 +199,9 @@ fn service_port(name: &ServiceName, service: &Service, question: &Question) -> R
     }
 }
 
-fn pod_port(name: &PodName, pod: &Pod, question: &Question) -> Result<(u16, Protocol), Problem> {
+fn pod_port(name: &PodName, pod: &Pod, question: &Question) -> Result<(u16, Sent), Problem> {
     if let Some(PortAsked::Number(port)) = question.port {
-        return Ok((port, question.protocol));
+        return Ok((port, question.sent));
     }
     let declared = pod.serving_containers().flat_map(|container| &container.ports).filter_map(|port| {
         let protocol = port.protocol.as_deref().unwrap_or("TCP").parse::<Protocol>().ok()?;
@@ -202,7 +214,7 @@ fn pod_port(name: &PodName, pod: &Pod, question: &Question) -> Result<(u16, Prot
         Some(PortAsked::Number(_)) | None => all.iter().collect(),
     };
     match *found.as_slice() {
-        [(_, number, protocol)] => Ok((*number, *protocol)),
+        [(_, number, protocol)] => Ok((*number, Sent::from(*protocol))),
         _ => {
             let have: Vec<String> = all.iter().map(|(name, number, protocol)| port_words(name, *number, *protocol)).collect();
             Err(no_port(&format!("pod {name}"), &have, question.port.is_none()))

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use bowline_model::intent::policy::Direction;
 
-use super::told::Outcome;
+use super::told::Cause;
 use crate::policy::{Packet, Side, Subject, ask, awaits_namespace};
 use crate::world::{Attached, World};
 
@@ -18,11 +18,10 @@ pub(crate) struct Judged {
 }
 
 impl Judged {
-    /// Whether the packet passes both.
+    /// What stops the packet, if anything does.
     #[cfg(test)]
-    pub(crate) fn passes(&self) -> bool {
-        let open = |side: &Option<Side>| side.as_ref().is_none_or(|side| side.outcome == Outcome::Pass);
-        open(&self.egress) && open(&self.ingress)
+    pub(crate) fn stopped(&self) -> Option<Cause> {
+        self.egress.iter().chain(&self.ingress).find_map(|side| side.cause)
     }
 }
 
@@ -30,30 +29,36 @@ impl Judged {
 pub(crate) fn judge(world: &World, packet: &Packet, own_node: bool) -> Judged {
     let source = if own_node { None } else { attachment(world, &packet.src) };
     let destination = attachment(world, &packet.dst);
-    if closed(world, source).is_some() || closed(world, destination).is_some() {
-        let shut = |end| closed(world, end).map(|why| Side::plain(Outcome::Drop, why));
-        return Judged { egress: shut(source), ingress: shut(destination) };
-    }
+    let unasked = |side: Side, end: &Attached, direction| match world.pod_of(end) {
+        Some((name, pod)) => side.unasked(world, Subject { name, labels: &pod.metadata.labels }, direction),
+        None => side,
+    };
     if let (Some(source), Some(destination)) = (source, destination)
         && source.host_ifname() == destination.host_ifname()
+        && closed(world, source).is_none()
     {
-        let itself = Some(Side::plain(Outcome::Pass, "a pod reaches itself"));
-        return Judged { egress: itself.clone(), ingress: itself };
+        let itself = |direction| unasked(Side::open("a pod always reaches itself"), source, direction);
+        return Judged { egress: Some(itself(Direction::Egress)), ingress: Some(itself(Direction::Ingress)) };
     }
-    let side = |end: &Attached, direction| match world.pod_of(end) {
-        Some((name, pod)) => ask(world, Subject { name, labels: &pod.metadata.labels }, direction, packet),
-        None => Side::plain(Outcome::Pass, "not a pod of the cluster, so no policy means it"),
+    let side = |end: &Attached, direction| {
+        if let Some(why) = closed(world, end) {
+            return unasked(Side::stopped(Cause::closed(direction), why), end, direction);
+        }
+        if own_node && direction == Direction::Ingress {
+            return unasked(Side::open("a pod's own node always reaches it"), end, direction);
+        }
+        match world.pod_of(end) {
+            Some((name, pod)) => ask(world, Subject { name, labels: &pod.metadata.labels }, direction, packet),
+            None => Side::open("not a pod of the cluster, so no policy means it"),
+        }
     };
-    let ingress = |end: &Attached| match own_node {
-        true => Side::plain(Outcome::Pass, "a pod's own node always reaches it"),
-        false => side(end, Direction::Ingress),
-    };
-    Judged { egress: source.map(|end| side(end, Direction::Egress)), ingress: destination.map(ingress) }
+    let both = (source.map(|end| side(end, Direction::Egress)), destination.map(|end| side(end, Direction::Ingress)));
+    Judged { egress: both.0, ingress: both.1 }
 }
 
 /// Why a pod is in no way open, if so.
-fn closed(world: &World, end: Option<&Attached>) -> Option<&'static str> {
-    let end = end.filter(|end| end.intent.pod.is_some())?;
+fn closed(world: &World, end: &Attached) -> Option<&'static str> {
+    end.intent.pod.as_ref()?;
     match world.pod_of(end) {
         None => Some("the pod is not known (yet, or any more), so it is closed"),
         Some((name, _)) if awaits_namespace(world, name) => Some("the pod's Namespace is not known (yet, or any more), so it is closed"),

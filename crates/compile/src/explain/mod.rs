@@ -22,15 +22,17 @@ use bowline_model::{Dual, Family, NodeName, Problem};
 
 use crate::codes;
 use crate::world::World;
+#[cfg(test)]
+pub(crate) use check::cause_of;
 use ends::{Aim, Place};
 use view::View;
 pub(crate) use view::attach_pods;
 use way::Walk;
 
-pub use question::{NameKind, PortAsked, Question, Whom};
-pub(crate) use question::{port as read_port, whom as read_whom};
+pub use question::{NameKind, PortAsked, Question, Sent, Whom};
+pub(crate) use question::{icmp as read_icmp, port as read_port, whom as read_whom};
 pub use render::Paint;
-pub use told::{EndTold, Entry, Explanation, Hop, Outcome, Path, PolicyTold, Seen, Step};
+pub use told::{At, Cause, EndTold, Entry, Explanation, Hop, NotAsked, Outcome, Path, PolicyTold, Seen, Step};
 
 /// More paths than these are not explained, but counted.
 pub const PATHS_MAX: usize = 100;
@@ -80,13 +82,13 @@ impl Explainer {
         }
         let left_out = paths.len().saturating_sub(PATHS_MAX);
         paths.truncate(PATHS_MAX);
-        Ok(Explanation::of(aim.protocol, paths, left_out))
+        Ok(Explanation::of(aim.sent, paths, left_out))
     }
 
     fn between(&mut self, source: &Place, aim: &Aim, family: Family) -> Vec<Path> {
         let Some(src) = source.ips.get(family).copied() else { return Vec::new() };
         let targets = aim.at.iter().filter(|(ip, _)| Family::of(ip) == family).copied().collect::<Vec<_>>();
-        let mut walk = Walk { explainer: self, source, src, protocol: aim.protocol, preface: aim.preface.as_deref() };
+        let mut walk = Walk { explainer: self, source, src, sent: aim.sent, preface: aim.preface.as_deref() };
         targets.into_iter().flat_map(|target| walk.to(target)).collect()
     }
 

@@ -1,9 +1,10 @@
-//! A question as people type it: `SRC DST[:PORT[/PROTO]]`.
+//! A question as people type it: `SRC DST[:PORT[/PROTO]]`, or `SRC DST/icmp`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bowline_model::{Family, Problem, Protocol};
+use serde::{Deserialize, Serialize};
 
 use crate::codes;
 
@@ -16,10 +17,67 @@ pub struct Question {
     pub to: Whom,
     /// Destination port; where none is said, the only one that there is.
     pub port: Option<PortAsked>,
-    /// Transport protocol.
-    pub protocol: Protocol,
+    /// What is sent.
+    pub sent: Sent,
     /// The family; where none is said, the first that both ends have.
     pub family: Option<Family>,
+}
+
+/// What is sent: something of a transport protocol, which has ports, or an echo request of ICMP (of ICMPv6 between IPv6 addresses), which has
+/// none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Sent {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+    /// ICMP or ICMPv6.
+    Icmp,
+}
+
+impl From<Protocol> for Sent {
+    fn from(protocol: Protocol) -> Sent {
+        match protocol {
+            Protocol::Tcp => Sent::Tcp,
+            Protocol::Udp => Sent::Udp,
+            Protocol::Sctp => Sent::Sctp,
+        }
+    }
+}
+
+impl Sent {
+    /// The transport protocol; none of ICMP.
+    pub fn protocol(self) -> Option<Protocol> {
+        match self {
+            Sent::Tcp => Some(Protocol::Tcp),
+            Sent::Udp => Some(Protocol::Udp),
+            Sent::Sctp => Some(Protocol::Sctp),
+            Sent::Icmp => None,
+        }
+    }
+
+    /// The protocol number (IANA) between addresses of a family.
+    pub fn number(self, family: Family) -> u8 {
+        match (self.protocol(), family) {
+            (Some(protocol), _) => protocol.number(),
+            (None, Family::V4) => 1,
+            (None, Family::V6) => 58,
+        }
+    }
+
+    /// What people call it between addresses of a family.
+    pub fn word(self, family: Family) -> &'static str {
+        match (self, family) {
+            (Sent::Tcp, _) => "tcp",
+            (Sent::Udp, _) => "udp",
+            (Sent::Sctp, _) => "sctp",
+            (Sent::Icmp, Family::V4) => "icmp",
+            (Sent::Icmp, Family::V6) => "icmpv6",
+        }
+    }
 }
 
 /// An end of a connection.
@@ -65,7 +123,7 @@ pub enum PortAsked {
     Name(Arc<str>),
 }
 
-const FIX: &str = "write NAMESPACE/POD, NAMESPACE/SERVICE, NODE or an address, and after the destination :PORT or :PORT/PROTOCOL, \
+const FIX: &str = "write NAMESPACE/POD, NAMESPACE/SERVICE, NODE or an address, and after the destination :PORT, :PORT/PROTOCOL or /icmp, \
                    e.g. shop/web-1 shop/api:8080/tcp";
 
 fn bad(what: String, place: &str) -> Problem {
@@ -79,14 +137,35 @@ impl Question {
     /// BW4101 where the text is no question.
     pub fn parse(source: &str, destination: &str, namespace: &str) -> Result<Question, Problem> {
         let from = whom(source, namespace).map_err(|what| bad(what, "SRC"))?;
+        if let Some((head, family)) = without_icmp(destination) {
+            let to = whom(head, namespace).map_err(|what| bad(what, "DST"))?;
+            return Ok(Question { from, to, port: None, sent: Sent::Icmp, family });
+        }
         let (head, tail) = split(destination);
         let to = whom(head, namespace).map_err(|what| bad(what, "DST"))?;
         let (port, protocol) = match tail {
             Some(text) => port(text).map(|(port, protocol)| (Some(port), protocol)).map_err(|what| bad(what, "DST"))?,
             None => (None, Protocol::Tcp),
         };
-        Ok(Question { from, to, port, protocol, family: None })
+        Ok(Question { from, to, port, sent: protocol.into(), family: None })
     }
+}
+
+/// ICMP by its name, and the family that the name says.
+pub(crate) fn icmp(text: &str) -> Option<Option<Family>> {
+    match text {
+        "icmp" | "ICMP" => Some(None),
+        "icmpv6" | "ICMPv6" => Some(Some(Family::V6)),
+        _ => None,
+    }
+}
+
+/// The end before `/icmp` or `/icmpv6`, if that is what the text closes with, and the family that is said by it. After a port it is no end.
+fn without_icmp(text: &str) -> Option<(&str, Option<Family>)> {
+    let (head, last) = text.rsplit_once('/')?;
+    let family = icmp(last)?;
+    let head = head.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(head);
+    (head.parse::<IpAddr>().is_ok() || !head.contains(':')).then_some((head, family))
 }
 
 /// The end, and the port after it. A bare IPv6 address has none: with a port it stands in brackets.
@@ -137,6 +216,9 @@ fn is_name(text: &str) -> bool {
 /// What is wrong with it.
 pub(crate) fn port(text: &str) -> Result<(PortAsked, Protocol), String> {
     let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    if icmp(protocol).is_some() {
+        return Err("ICMP has no ports".to_owned());
+    }
     let protocol = protocol.parse::<Protocol>().map_err(|error| error.to_string())?;
     if port.bytes().all(|b| b.is_ascii_digit()) {
         let number = port.parse::<u16>().ok().filter(|number| *number != 0);
@@ -156,8 +238,8 @@ mod tests {
         Whom::Named { kind, namespace: namespace.into(), name: name.into() }
     }
 
-    fn read(text: &str) -> Result<(Whom, Option<PortAsked>, Protocol), String> {
-        Question::parse("n1", text, "default").map(|q| (q.to, q.port, q.protocol)).map_err(|problem| problem.what)
+    fn read(text: &str) -> Result<(Whom, Option<PortAsked>, Sent), String> {
+        Question::parse("n1", text, "default").map(|q| (q.to, q.port, q.sent)).map_err(|problem| problem.what)
     }
 
     #[test]
@@ -182,8 +264,29 @@ mod tests {
             ("[fd42::1]:80/udp", address("fd42::1"), number(80), Protocol::Udp),
             ("::ffff:10.0.0.1", address("10.0.0.1"), None, Protocol::Tcp),
         ] {
-            assert_eq!(read(text), Ok((to, port, protocol)), "{text}");
+            assert_eq!(read(text), Ok((to, port, protocol.into())), "{text}");
         }
+    }
+
+    #[test]
+    fn icmp_stands_where_a_port_would() {
+        let address = |text: &str| Whom::Address(text.parse().unwrap());
+        let v6 = Some(Family::V6);
+        for (text, to, family) in [
+            ("shop/api/icmp", named(None, "shop", "api"), None),
+            ("shop/api/icmpv6", named(None, "shop", "api"), v6),
+            ("pod/shop/api/icmp", named(Some(NameKind::Pod), "shop", "api"), None),
+            ("node/n1/ICMP", Whom::Node("n1".into()), None),
+            ("n1/icmp", Whom::Word { word: "n1".into(), namespace: "default".into() }, None),
+            ("10.0.0.1/icmp", address("10.0.0.1"), None),
+            ("fd42::1/icmpv6", address("fd42::1"), v6),
+            ("[fd42::1]/icmp", address("fd42::1"), None),
+        ] {
+            let question = Question::parse("n1", text, "default").unwrap();
+            assert_eq!((question.to, question.port, question.sent, question.family), (to, None, Sent::Icmp, family), "{text}");
+        }
+        // With a port it can only be a name.
+        assert_eq!(read("shop/icmp:80"), Ok((named(None, "shop", "icmp"), Some(PortAsked::Number(80)), Sent::Tcp)));
     }
 
     #[test]
@@ -197,7 +300,10 @@ mod tests {
             ("shop/api:0", "port `0` is not one of 1 to 65535"),
             ("shop/api:65536", "port `65536` is not one of 1 to 65535"),
             ("shop/api:", "port `` is not one of 1 to 65535"),
-            ("shop/api:80/icmp", "unknown protocol `icmp`: use TCP, UDP or SCTP"),
+            ("shop/api:80/icmp", "ICMP has no ports"),
+            ("[fd42::1]:80/icmpv6", "ICMP has no ports"),
+            ("shop/api:80/igmp", "unknown protocol `igmp`: use TCP, UDP or SCTP"),
+            ("/icmp", "`` is no name and no address"),
             ("shop/api:UP", "`UP` is no port"),
             ("[fd42::1]80x!", "`80x!` is no port"),
         ] {

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use bowline_model::Family;
+
 use super::told::{Explanation, Outcome, Path, Seen, Step};
 
 /// Puts a verdict's word into colour, or leaves it.
@@ -39,8 +41,8 @@ impl Explanation {
 
     fn path(&self, path: &Path, paint: Paint<'_>, text: &mut String) {
         let word = paint(path.verdict, &path.verdict.to_string().to_uppercase());
-        let protocol = self.protocol.to_string().to_lowercase();
-        let _ = writeln!(text, "{word}  {protocol}  {} -> {}\n", path.source, path.destination);
+        let protocol = self.protocol.word(Family::of(&path.destination.ip));
+        let _ = writeln!(text, "{word}  {protocol}  {} -> {}{}\n", path.source, path.destination, not_asked(path));
         let width = |of: &dyn Fn(&Step) -> usize| path.steps.iter().map(of).max().unwrap_or(0);
         let (number, node) = (path.steps.len().to_string().len(), width(&|step| step.node.chars().count()));
         let (what, verdict) = (width(&|step| step.what.chars().count()), width(&|step| verdict_of(step).chars().count()));
@@ -63,11 +65,20 @@ impl Explanation {
             let sum = match path.seen.iter().find(|seen| !seen.agrees()) {
                 None => "agree",
                 Some(odd) if odd.asked && odd.kernel.is_none() => "not known",
+                Some(odd) if [Some(odd.oracle), odd.kernel].iter().flatten().all(|said| *said == odd.explained) => "differ in the reason",
                 Some(_) => "differ",
             };
             let _ = writeln!(text, "seen: {}: {sum}", each.join("; "));
         }
     }
+}
+
+/// What the verdict does not rest on.
+fn not_asked(path: &Path) -> String {
+    let Some((last, others)) = path.not_asked.split_last() else { return String::new() };
+    let others: String = others.iter().map(|other| format!("{}'s and ", other.node)).collect();
+    let kernels = if others.is_empty() { "kernel was" } else { "kernels were" };
+    format!("; {others}{}'s {kernels} not asked: run `{}` there", last.node, last.command)
 }
 
 fn verdict_of(step: &Step) -> String {

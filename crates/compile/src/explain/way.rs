@@ -12,7 +12,8 @@ use super::Explainer;
 use super::check;
 use super::ends::{Place, PlaceKind, place_at};
 use super::judge::judge;
-use super::told::{EndTold, Entry, Hop, Outcome, Path, Step};
+use super::question::Sent;
+use super::told::{At, Cause, EndTold, Entry, Hop, Outcome, Path, Step};
 use super::view::View;
 use crate::policy::{Packet, Side};
 
@@ -21,7 +22,7 @@ pub(super) struct Walk<'e> {
     pub(super) explainer: &'e mut Explainer,
     pub(super) source: &'e Place,
     pub(super) src: IpAddr,
-    pub(super) protocol: Protocol,
+    pub(super) sent: Sent,
     /// What comes before the packet.
     pub(super) preface: Option<&'e str>,
 }
@@ -33,6 +34,8 @@ struct Trail {
     hops: Vec<Hop>,
     pass_if: Vec<Vec<String>>,
     outcome: Outcome,
+    /// What stopped it, as far as that is known to nodes' kernels.
+    cause: Option<Cause>,
     /// How often it went from one node to another.
     crossings: u8,
 }
@@ -46,7 +49,7 @@ struct Arrival {
     view: Arc<View>,
     entry: Entry,
     src: IpAddr,
-    dst: (IpAddr, u16),
+    dst: At,
 }
 
 /// What a node's services make of a packet.
@@ -56,7 +59,7 @@ enum Translated {
     /// It goes to one of these, by what is said.
     To(String, Vec<Endpoint>),
     /// It ends here.
-    Ended(Outcome, String, Option<String>),
+    Ended((Outcome, Cause), String, Option<String>),
 }
 
 impl Trail {
@@ -76,8 +79,19 @@ impl Trail {
         self.steps.push(step);
     }
 
+    /// Adds a step that stops it.
+    fn stop(&mut self, node: &NodeName, what: &str, (outcome, cause): (Outcome, Cause), text: impl Into<String>) {
+        if self.outcome == Outcome::Pass {
+            self.cause = Some(cause);
+        }
+        self.add(node, what, Some(outcome), text);
+    }
+
     fn policy(&mut self, node: &NodeName, what: &str, side: Side) {
-        self.add(node, what, Some(side.outcome), side.text);
+        match side.cause {
+            Some(cause) => self.stop(node, what, (side.outcome, cause), side.text),
+            None => self.add(node, what, Some(side.outcome), side.text),
+        }
         if let Some(step) = self.steps.last_mut() {
             (step.details, step.policies) = (side.details, side.policies);
         }
@@ -87,18 +101,18 @@ impl Trail {
     }
 
     /// Notes what a node did with the packet, if it came there at all.
-    fn hop(&mut self, arrival: &Arrival, onward: (IpAddr, u16), choices: usize, reached: bool) {
+    fn hop(&mut self, arrival: &Arrival, onward: At, choices: usize, reached: bool) {
         if reached {
             let Arrival { view, entry, src, dst } = arrival;
             let (node, entry) = (view.node.to_string(), entry.clone());
-            self.hops.push(Hop { node, entry, src: *src, dst: *dst, onward, choices, outcome: self.outcome });
+            self.hops.push(Hop { node, entry, src: *src, dst: *dst, onward, choices, outcome: self.outcome, cause: self.cause });
         }
     }
 }
 
 impl Walk<'_> {
     /// The paths to a target: one, or one for each endpoint where it is a service's.
-    pub(super) fn to(&mut self, dst: (IpAddr, u16)) -> Vec<Path> {
+    pub(super) fn to(&mut self, dst: At) -> Vec<Path> {
         let target = place_at(&self.explainer.world, dst.0);
         let own = self.explainer.world.settings().node_name.clone();
         let (entry, first) = match self.source.kind {
@@ -108,7 +122,8 @@ impl Walk<'_> {
             PlaceKind::Outside | PlaceKind::Vacant => (Entry::Outside, target.node.clone()),
         };
         let view = self.explainer.view(&first.unwrap_or(own));
-        let mut trail = Trail { steps: Vec::new(), hops: Vec::new(), pass_if: Vec::new(), outcome: Outcome::Pass, crossings: 0 };
+        let mut trail =
+            Trail { steps: Vec::new(), hops: Vec::new(), pass_if: Vec::new(), outcome: Outcome::Pass, cause: None, crossings: 0 };
         match entry {
             Entry::Pod => trail.add(&view.node, "source check", Some(Outcome::Pass), format!("{} is its own address", self.src)),
             Entry::OwnNode => trail.add(&view.node, "source", None, "a process in the node's own network"),
@@ -130,7 +145,7 @@ impl Walk<'_> {
                 let choices = endpoints.len();
                 let each = endpoints.into_iter().flat_map(|endpoint| {
                     let mut trail = trail.clone();
-                    let onward = (endpoint.ip, endpoint.port);
+                    let onward = (endpoint.ip, Some(endpoint.port));
                     let share = if choices > 1 { format!(", one of {choices}") } else { String::new() };
                     let text = format!("{} -> {} ({by}{share})", socket(*dst), socket(onward));
                     trail.add(&view.node, "service", None, text);
@@ -138,9 +153,9 @@ impl Walk<'_> {
                 });
                 each.collect()
             }
-            Translated::Ended(outcome, text, pass_if) => {
+            Translated::Ended(stopped, text, pass_if) => {
                 let mut trail = trail;
-                trail.add(&view.node, "service", Some(outcome), text);
+                trail.stop(&view.node, "service", stopped, text);
                 trail.pass_if.extend(pass_if.map(|way| vec![way]));
                 trail.hop(&arrival, *dst, 0, reached);
                 vec![self.path(trail, *dst)]
@@ -149,11 +164,18 @@ impl Walk<'_> {
     }
 
     /// The node's policies, and where the packet goes then.
-    fn judged(&mut self, arrival: &Arrival, onward: (IpAddr, u16), choices: usize, mut trail: Trail) -> Vec<Path> {
+    fn judged(&mut self, arrival: &Arrival, onward: At, choices: usize, mut trail: Trail) -> Vec<Path> {
         let Arrival { view, entry, src, .. } = arrival;
         let reached = trail.outcome == Outcome::Pass;
-        let packet = Packet { src: *src, dst: onward.0, protocol: self.protocol, port: onward.1 };
+        let packet = Packet { src: *src, dst: onward.0, sent: self.sent, port: onward.1 };
         let judged = judge(&view.world, &packet, *entry == Entry::OwnNode);
+        // The steps are in the order of the kernel's hooks, so that the first to stop it is the one that does.
+        let strange = is_strange_tunnel(view, entry, *src, onward, self.sent);
+        if strange {
+            let stopped = (Outcome::Drop, Cause::Tunnel);
+            trail.stop(&view.node, "tunnel", stopped, "the node takes tunnel packets from other nodes alone");
+            trail.pass_if.push(vec![format!("the backend's port were another than {}", onward.1.unwrap_or_default())]);
+        }
         if let Some(side) = judged.egress {
             trail.policy(&view.node, "egress policy", side);
         }
@@ -163,13 +185,10 @@ impl Walk<'_> {
             trail.hop(arrival, onward, choices, reached);
             return vec![self.path(trail, onward)];
         }
-        if is_strange_tunnel(view, entry, *src, onward, self.protocol) {
-            trail.add(&view.node, "tunnel", Some(Outcome::Drop), "the node takes tunnel packets from other nodes alone");
-            trail.pass_if.push(vec![format!("the backend's port were another than {}", onward.1)]);
-            trail.hop(arrival, onward, choices, reached);
+        trail.hop(arrival, onward, choices, reached);
+        if strange {
             return vec![self.path(trail, onward)];
         }
-        trail.hop(arrival, onward, choices, reached);
         match (target.kind, target.node) {
             (PlaceKind::Node, Some(node)) if node == view.node => {
                 trail.add(&view.node, "node", Some(Outcome::Pass), "to a process of the node: policies end here");
@@ -196,7 +215,7 @@ impl Walk<'_> {
     }
 
     /// Over the fabric, or from node to node, and in at the other end.
-    fn across(&mut self, from: &Arrival, src: IpAddr, node: &NodeName, onward: (IpAddr, u16), mut trail: Trail) -> Vec<Path> {
+    fn across(&mut self, from: &Arrival, src: IpAddr, node: &NodeName, onward: At, mut trail: Trail) -> Vec<Path> {
         let Arrival { view, entry, .. } = from;
         if trail.crossings == CROSSINGS_MAX {
             trail.add(&view.node, "route", Some(Outcome::Reject), format!("the nodes do not agree on who has {}", onward.0));
@@ -227,7 +246,7 @@ impl Walk<'_> {
 
     /// The source address that the packet leaves the node with: the node's own where the answer would otherwise not come back this way, which
     /// is so for what a service of it leads on from elsewhere, but for a client outside that is led to a pod.
-    fn source_onward(&self, at: &Arrival, onward: (IpAddr, u16), choices: usize, to: PlaceKind, trail: &mut Trail) -> IpAddr {
+    fn source_onward(&self, at: &Arrival, onward: At, choices: usize, to: PlaceKind, trail: &mut Trail) -> IpAddr {
         let Arrival { view, entry, src, .. } = at;
         let kept = choices == 0 || matches!(entry, Entry::Pod | Entry::OwnNode);
         let client = place_at(&view.world, *src).kind;
@@ -247,46 +266,55 @@ impl Walk<'_> {
         }
     }
 
-    fn translate(&self, view: &View, entry: &Entry, src: IpAddr, dst: (IpAddr, u16)) -> Translated {
+    fn translate(&self, view: &View, entry: &Entry, src: IpAddr, dst: At) -> Translated {
         let services = &view.intent.services;
+        let asked = self.sent.protocol().zip(dst.1);
         let all = services.services.iter().flat_map(|(name, service)| service.frontends.iter().map(move |frontend| (name, frontend)));
         let at = frontend_address(view, dst.0);
-        let mut found = all.filter(|(_, frontend)| (frontend.address, frontend.protocol, frontend.port) == (at, self.protocol, dst.1));
+        let mut found = all.filter(|(_, frontend)| frontend.address == at && asked == Some((frontend.protocol, frontend.port)));
         if let Some((name, frontend)) = found.next() {
             return chosen(name, frontend, src, matches!(entry, Entry::Pod | Entry::OwnNode));
         }
-        if let Some((pod, endpoint)) = host_port(view, dst, self.protocol) {
+        if let Some((pod, endpoint)) = asked.and_then(|(protocol, port)| host_port(view, (dst.0, port), protocol)) {
             return Translated::To(format!("host port of {pod}"), vec![endpoint]);
         }
         // What is for the node itself is not looked at as a service's.
         match services.service_cidrs.iter().any(|net| net.contains(&dst.0)) && !is_own(view, dst.0) {
-            true => {
-                let asked = format!("{} {}", self.protocol, socket(dst));
-                let pass_if = format!("a service had {asked}");
-                Translated::Ended(Outcome::Reject, format!("no service has {asked}"), Some(pass_if))
-            }
+            true => match asked {
+                Some((protocol, _)) => {
+                    let asked = format!("{protocol} {}", socket(dst));
+                    let pass_if = format!("a service had {asked}");
+                    Translated::Ended((Outcome::Reject, Cause::NoEndpoint), format!("no service has {asked}"), Some(pass_if))
+                }
+                None => {
+                    let text = format!("{} is of the services' network, which answers no ICMP", dst.0);
+                    Translated::Ended(
+                        (Outcome::Reject, Cause::NoEndpoint),
+                        text,
+                        Some("a pod were asked, and not a service's address".to_owned()),
+                    )
+                }
+            },
             false => Translated::Not,
         }
     }
 
     /// The path as it came out, with what the oracle says of each node on it.
-    fn path(&mut self, trail: Trail, destination: (IpAddr, u16)) -> Path {
+    fn path(&mut self, trail: Trail, destination: At) -> Path {
         let target = place_at(&self.explainer.world, destination.0);
-        let seen = trail
-            .hops
-            .iter()
-            .map(|hop| check::oracle(&self.explainer.view(&NodeName::from(hop.node.as_str())), hop, self.protocol))
-            .collect();
+        let seen =
+            trail.hops.iter().map(|hop| check::oracle(&self.explainer.view(&NodeName::from(hop.node.as_str())), hop, self.sent)).collect();
         let told =
             |place: &Place, ip, port| EndTold { name: place.name.clone(), ip, port, node: place.node.as_ref().map(ToString::to_string) };
         Path {
             verdict: trail.outcome,
             source: told(self.source, self.src, None),
-            destination: told(&target, destination.0, Some(destination.1)),
+            destination: told(&target, destination.0, destination.1),
             steps: trail.steps,
             pass_if: trail.pass_if,
             hops: trail.hops,
             seen,
+            not_asked: Vec::new(),
         }
     }
 }
@@ -298,16 +326,16 @@ fn chosen(name: &ServiceName, frontend: &Frontend, src: IpAddr, own: bool) -> Tr
     match (endpoints.is_empty(), frontend.when_empty) {
         (false, _) if !welcome => {
             let text = format!("loadBalancerSourceRanges of {name} do not hold {}", src);
-            Translated::Ended(Outcome::Drop, text, Some(format!("loadBalancerSourceRanges of {name} held {}", src)))
+            Translated::Ended((Outcome::Drop, Cause::SourceRanges), text, Some(format!("loadBalancerSourceRanges of {name} held {}", src)))
         }
         (false, _) => Translated::To(name.to_string(), endpoints.clone()),
         (true, WhenEmpty::Reject) => {
             let pass_if = format!("{name} had a ready endpoint");
-            Translated::Ended(Outcome::Reject, format!("{name} has no ready endpoint"), Some(pass_if))
+            Translated::Ended((Outcome::Reject, Cause::NoEndpoint), format!("{name} has no ready endpoint"), Some(pass_if))
         }
         (true, WhenEmpty::Drop) => {
             let text = format!("{name} has no ready endpoint on this node, and its traffic policy is Local");
-            Translated::Ended(Outcome::Drop, text, Some(format!("{name} had a ready endpoint on this node")))
+            Translated::Ended((Outcome::Drop, Cause::NoLocalEndpoint), text, Some(format!("{name} had a ready endpoint on this node")))
         }
     }
 }
@@ -336,9 +364,9 @@ pub(super) fn is_own(view: &View, ip: IpAddr) -> bool {
 }
 
 /// Whether it is a packet for the node's tunnel device that does not come from a node.
-pub(super) fn is_strange_tunnel(view: &View, entry: &Entry, src: IpAddr, onward: (IpAddr, u16), protocol: Protocol) -> bool {
+pub(super) fn is_strange_tunnel(view: &View, entry: &Entry, src: IpAddr, onward: At, sent: Sent) -> bool {
     let BackendConf::Vxlan { port, .. } = &view.intent.routes.backend else { return false };
-    let wrapped = protocol == Protocol::Udp && onward.1 == *port && is_own(view, onward.0);
+    let wrapped = sent == Sent::Udp && onward.1 == Some(*port) && is_own(view, onward.0);
     wrapped && *entry != Entry::OwnNode && place_at(&view.world, src).kind != PlaceKind::Node
 }
 
@@ -351,6 +379,6 @@ pub(super) fn frontend_address(view: &View, ip: IpAddr) -> FrontendAddress {
     }
 }
 
-fn socket((ip, port): (IpAddr, u16)) -> std::net::SocketAddr {
-    std::net::SocketAddr::new(ip, port)
+fn socket((ip, port): At) -> String {
+    port.map_or_else(|| ip.to_string(), |port| std::net::SocketAddr::new(ip, port).to_string())
 }

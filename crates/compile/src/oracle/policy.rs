@@ -28,8 +28,26 @@ impl End {
     }
 }
 
+/// What stops a packet for or from a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// It cannot be said yet, or any more, which policies the pod has.
+    Closed,
+    /// A rule of the Admin tier.
+    Admin,
+    /// NetworkPolicies select the pod, and none of them lets it through.
+    NetworkPolicies,
+    /// A rule of the Baseline tier.
+    Baseline,
+}
+
 /// Whether this node lets the first packet of a connection through. `protocol` is an IANA number, `port` the destination's.
 pub fn allowed(world: &World, src: End, dst: End, protocol: u8, port: Option<u16>) -> bool {
+    stopped_by(world, src, dst, protocol, port).is_none()
+}
+
+/// What stops the first packet of a connection on this node, and for which pod: the one that sends is asked first.
+pub fn stopped_by(world: &World, src: End, dst: End, protocol: u8, port: Option<u16>) -> Option<(By, Direction)> {
     let source = match src {
         End::Address(ip) => attachment(world, ip),
         End::OwnNode(_) => None,
@@ -38,22 +56,27 @@ pub fn allowed(world: &World, src: End, dst: End, protocol: u8, port: Option<u16
         End::Address(ip) => attachment(world, ip),
         End::OwnNode(_) => None,
     };
-    let closed = |end: Option<&Attached>| {
-        end.is_some_and(|end| end.intent.pod.is_some() && pod_of(world, end).is_none_or(|pod| !is_placed(world, pod)))
-    };
-    if closed(source) || closed(destination) {
-        return false;
-    }
+    let closed = |end: &Attached| end.intent.pod.is_some() && pod_of(world, end).is_none_or(|pod| !is_placed(world, pod));
     if let (Some(source), Some(destination)) = (source, destination)
         && source.intent.host_ifname == destination.intent.host_ifname
+        && !closed(source)
     {
-        return true;
+        return None;
     }
     let packet = Packet { src: src.ip(), dst: dst.ip(), protocol, port };
-    let out = source.and_then(|end| pod_of(world, end)).is_none_or(|pod| tiers(world, pod, Direction::Egress, &packet));
     let own_node = matches!(src, End::OwnNode(_));
-    let into = destination.and_then(|end| pod_of(world, end)).is_none_or(|pod| own_node || tiers(world, pod, Direction::Ingress, &packet));
-    out && into
+    for (end, direction) in [(source, Direction::Egress), (destination, Direction::Ingress)] {
+        let Some(end) = end else { continue };
+        if closed(end) {
+            return Some((By::Closed, direction));
+        }
+        let judged = !(own_node && direction == Direction::Ingress);
+        let by = pod_of(world, end).filter(|_| judged).and_then(|pod| tiers(world, pod, direction, &packet));
+        if let Some(by) = by {
+            return Some((by, direction));
+        }
+    }
+    None
 }
 
 pub(super) struct Packet {
@@ -71,17 +94,21 @@ fn is_placed(world: &World, pod: &Pod) -> bool {
 
 /// "Policy tiers are evaluated in the following order: Admin tier, NetworkPolicy tier, Baseline tier"; "v1.NetworkPolicy always makes a final
 /// decision for selected pods"; what no tier decides passes.
-fn tiers(world: &World, pod: &Pod, direction: Direction, packet: &Packet) -> bool {
+fn tiers(world: &World, pod: &Pod, direction: Direction, packet: &Packet) -> Option<By> {
     match tier(world, "Admin", pod, direction, packet) {
-        Said::Accept => return true,
-        Said::Deny => return false,
+        Said::Accept => return None,
+        Said::Deny => return Some(By::Admin),
         Said::Pass | Said::Nothing => {}
     }
     let network_policies = match direction {
         Direction::Ingress => enters(world, pod, packet),
         Direction::Egress => leaves(world, pod, packet),
     };
-    network_policies.unwrap_or_else(|| tier(world, "Baseline", pod, direction, packet) != Said::Deny)
+    match network_policies {
+        Some(true) => None,
+        Some(false) => Some(By::NetworkPolicies),
+        None => (tier(world, "Baseline", pod, direction, packet) == Said::Deny).then_some(By::Baseline),
+    }
 }
 
 /// "If no policies select a pod for ingress, all ingress is allowed": else at least one rule of one policy must match. None where no policy

@@ -12,6 +12,7 @@ mod sets;
 mod story;
 mod tier_story;
 mod tiers;
+mod unasked;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

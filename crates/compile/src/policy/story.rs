@@ -7,12 +7,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bowline_model::intent::policy::{Direction, PortMatch};
-use bowline_model::{PodName, PolicyName, Protocol};
+use bowline_model::{Family, PodName, PolicyName, Protocol};
 
 use super::member::Member;
 use super::rules::{self, PortFound};
 use super::selector::Selector;
-use crate::explain::{Outcome, PolicyTold};
+use super::unasked;
+use crate::explain::{Cause, Outcome, PolicyTold, Sent};
 use crate::world::{LabelSelector, NetworkPolicy, Peer, PolicyPort, World};
 
 /// The first packet of a connection, with the addresses that it has at the pods' interfaces.
@@ -22,10 +23,23 @@ pub(crate) struct Packet {
     pub(crate) src: IpAddr,
     /// Destination address.
     pub(crate) dst: IpAddr,
-    /// Transport protocol.
-    pub(crate) protocol: Protocol,
-    /// Destination port.
-    pub(crate) port: u16,
+    /// What is sent.
+    pub(crate) sent: Sent,
+    /// Destination port; none of ICMP.
+    pub(crate) port: Option<u16>,
+}
+
+impl Packet {
+    /// Its port, if it is of that protocol.
+    pub(super) fn port_of(&self, protocol: Protocol) -> Option<u16> {
+        self.port.filter(|_| self.sent == Sent::from(protocol))
+    }
+
+    /// What is asked for: `80/tcp`, `icmp`.
+    pub(super) fn asked(&self) -> String {
+        let word = self.sent.word(Family::of(&self.dst));
+        self.port.map_or_else(|| word.to_owned(), |port| format!("{port}/{word}"))
+    }
 }
 
 /// The pod whose policies are asked.
@@ -46,32 +60,47 @@ pub(crate) struct Side {
     pub(crate) text: String,
     /// What each rule wants, and what there is instead.
     pub(crate) details: Vec<String>,
-    /// What each policy said.
+    /// What each policy that selects the pod said, or why it was not asked.
     pub(crate) policies: Vec<PolicyTold>,
     /// What would open it: alternatives.
     pub(crate) pass_if: Vec<String>,
+    /// What kind of thing stops it, if anything does.
+    pub(crate) cause: Option<Cause>,
 }
 
 impl Side {
-    /// A direction that no policy decides.
-    pub(crate) fn plain(outcome: Outcome, text: impl Into<String>) -> Side {
-        Side { outcome, text: text.into(), details: Vec::new(), policies: Vec::new(), pass_if: Vec::new() }
+    /// A direction that nothing stops.
+    pub(crate) fn open(text: impl Into<String>) -> Side {
+        Side { outcome: Outcome::Pass, text: text.into(), details: Vec::new(), policies: Vec::new(), pass_if: Vec::new(), cause: None }
+    }
+
+    /// A direction that something stops.
+    pub(crate) fn stopped(cause: Cause, text: impl Into<String>) -> Side {
+        Side { outcome: Outcome::Drop, cause: Some(cause), ..Side::open(text) }
+    }
+
+    /// The same where no policy of the pod is asked for that, with those that there are.
+    pub(crate) fn unasked(self, world: &World, subject: Subject<'_>, direction: Direction) -> Side {
+        let policies = unasked::all(world, subject, direction, &format!("not asked, as {}", self.text));
+        Side { details: unasked::lines(&policies, ""), policies, ..self }
     }
 }
 
 /// Asks the NetworkPolicies that select a pod in a direction; none if there are none.
 pub(super) fn ask_policies(world: &World, subject: Subject<'_>, direction: Direction, packet: &Packet) -> Option<Side> {
-    let first = PolicyName::new(subject.name.namespace.clone(), "");
-    let same = world.policies().range(first..).take_while(|(name, _)| name.namespace == subject.name.namespace);
-    let asked: Vec<Asked> = same.filter_map(|(name, policy)| ask_one(world, name, policy, subject, direction, packet)).collect();
+    let selecting = unasked::selecting(world, subject, direction).filter(|(_, _, speaks)| *speaks);
+    let asked: Vec<Asked> = selecting.map(|(name, policy, _)| ask_one(world, name, policy, direction, packet)).collect();
     if asked.is_empty() {
         return None;
     }
     let allowing = asked.iter().find_map(|asked| Some((asked.told.name.clone(), asked.told.rule.clone()?, asked.told.why.clone())));
-    let policies: Vec<PolicyTold> = asked.iter().map(|asked| asked.told.clone()).collect();
+    let mut policies: Vec<PolicyTold> = asked.iter().map(|asked| asked.told.clone()).collect();
     if let Some((name, rule, why)) = allowing {
+        for other in policies.iter_mut().filter(|told| told.name != name) {
+            other.passed_over = Some(if other.allows { "takes it as well" } else { unasked::NO_RULE }.to_owned());
+        }
         let text = format!("NetworkPolicy {name}, {rule}: {}", why.join("; "));
-        return Some(Side { outcome: Outcome::Pass, text, details: Vec::new(), policies, pass_if: Vec::new() });
+        return Some(Side { policies, ..Side::open(text) });
     }
     let names: Vec<&str> = policies.iter().map(|told| told.name.as_str()).collect();
     let text = format!("NetworkPolicy {}", names.join(", "));
@@ -85,7 +114,7 @@ pub(super) fn ask_policies(world: &World, subject: Subject<'_>, direction: Direc
     pass_if.dedup();
     pass_if.truncate(WAYS_MAX);
     pass_if.push(broader(world, &names, direction, packet));
-    Some(Side { outcome: Outcome::Drop, text, details, policies, pass_if })
+    Some(Side { details, policies, pass_if, ..Side::stopped(Cause::policies(direction), text) })
 }
 
 /// More ways than these are no help.
@@ -103,7 +132,10 @@ fn broader(world: &World, names: &[&str], direction: Direction, packet: &Packet)
 /// What a rule would have to take.
 pub(super) fn packet_words(world: &World, direction: Direction, packet: &Packet) -> String {
     let labels = labels_of(world, &peer_of(direction, packet));
-    format!("{labels} on {}/{}", packet.port, lower(packet.protocol))
+    match packet.port {
+        Some(_) => format!("{labels} on {}", packet.asked()),
+        None => format!("{labels} on any port, and so {}", packet.asked()),
+    }
 }
 
 /// A peer by what a rule could name it by.
@@ -161,29 +193,18 @@ impl<'a> Rule<'a> {
     }
 }
 
-/// What a policy says of the packet, if it selects the pod in this direction.
-fn ask_one(
-    world: &World,
-    name: &PolicyName,
-    policy: &NetworkPolicy,
-    subject: Subject<'_>,
-    direction: Direction,
-    packet: &Packet,
-) -> Option<Asked> {
-    let compiled = rules::compile(name, policy);
-    if !compiled.selector.matches(subject.labels) || compiled.side(direction).is_none() {
-        return None;
-    }
-    let told = |why| PolicyTold { name: name.to_string(), tier: None, action: None, allows: false, rule: None, why };
+/// What a policy says of the packet, which selects the pod in this direction.
+fn ask_one(world: &World, name: &PolicyName, policy: &NetworkPolicy, direction: Direction, packet: &Packet) -> Asked {
+    let told = |why| PolicyTold { name: name.to_string(), tier: None, action: None, allows: false, rule: None, why, passed_over: None };
     let whole = Selector::parse(&policy.spec.pod_selector, "", &mut Vec::new()).whole;
     if !whole || policy.unreadable.is_some() {
         let why = vec!["cannot be understood, so it lets nothing through".to_owned()];
-        return Some(Asked { told: told(why), ways: vec![format!("NetworkPolicy {name} were corrected")] });
+        return Asked { told: told(why), ways: vec![format!("NetworkPolicy {name} were corrected")] };
     }
     let rules = rules_of(policy, direction);
     if rules.is_empty() {
         let why = vec![format!("has no {} rule, so it lets nothing through", direction.word())];
-        return Some(Asked { told: told(why), ways: Vec::new() });
+        return Asked { told: told(why), ways: Vec::new() };
     }
     let reader = Reader { world, policy: name, direction, packet };
     let (mut why, mut ways) = (Vec::new(), Vec::new());
@@ -191,8 +212,7 @@ fn ask_one(
         let field = format!("{}[{index}]", direction.word());
         match reader.rule(&field, rule) {
             Ok(taken) => {
-                let told = PolicyTold { name: name.to_string(), tier: None, action: None, allows: true, rule: Some(field), why: taken };
-                return Some(Asked { told, ways: Vec::new() });
+                return Asked { told: PolicyTold { allows: true, rule: Some(field), ..told(taken) }, ways: Vec::new() };
             }
             Err(refusal) => {
                 why.extend(refusal.why);
@@ -200,7 +220,7 @@ fn ask_one(
             }
         }
     }
-    Some(Asked { told: told(why), ways })
+    Asked { told: told(why), ways }
 }
 
 /// Why something does not match, and what would make it.
@@ -323,8 +343,7 @@ impl Reader<'_> {
     }
 
     fn ports(&self, field: &str, ports: &[PolicyPort]) -> Result<String, Refusal> {
-        let packet = self.packet;
-        let asked = format!("{}/{}", packet.port, lower(packet.protocol));
+        let asked = self.packet.asked();
         if ports.is_empty() {
             return Ok("any port".to_owned());
         }
@@ -340,23 +359,30 @@ impl Reader<'_> {
             }
             wants.push(words_of(&found));
         }
-        let why = vec![format!("{field}.ports wants {}; it is {asked}", wants.join(", "))];
-        let way = format!("the port were {}", wants.first().map_or("another", String::as_str));
+        let (mut why, mut way) = (
+            format!("{field}.ports wants {}; it is {asked}", wants.join(", ")),
+            format!("the port were {}", wants.first().map_or("another", String::as_str)),
+        );
+        if self.packet.port.is_none() {
+            why.push_str(", which has no port");
+            way = format!("NetworkPolicy {}, {field} named no ports", self.policy);
+        }
+        let why = vec![why];
         Err(Refusal { why, ways: vec![way] })
     }
 
     fn takes(&self, port: &PortFound) -> bool {
         let packet = self.packet;
         match port {
-            PortFound::Match(PortMatch::All(protocol)) => *protocol == packet.protocol,
+            PortFound::Match(PortMatch::All(protocol)) => packet.sent == Sent::from(*protocol),
             PortFound::Match(PortMatch::Range { protocol, from, to }) => {
-                *protocol == packet.protocol && (*from..=*to).contains(&packet.port)
+                packet.port_of(*protocol).is_some_and(|port| (*from..=*to).contains(&port))
             }
             PortFound::Match(PortMatch::Named(_)) => false,
             PortFound::Named(name, protocol) => {
                 let member = self.world.holder(&packet.dst).and_then(|holder| Member::of(self.world, holder));
-                let has = |member: Member| member.ports.contains(&(Arc::clone(name), *protocol, packet.port));
-                *protocol == packet.protocol && member.is_some_and(has)
+                let asked = packet.port_of(*protocol);
+                asked.zip(member).is_some_and(|(port, member)| member.ports.contains(&(Arc::clone(name), *protocol, port)))
             }
         }
     }

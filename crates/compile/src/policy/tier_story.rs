@@ -5,42 +5,32 @@
 //! the oracle is a property test's to see.
 
 use bowline_model::intent::policy::{Action, Direction, PortMatch, Tier};
-use bowline_model::{ClusterPolicyName, NamespaceName};
 
 use super::member::{Member, NodeMember};
 use super::selector::Selector;
 use super::story::{Packet, Side, Subject, ask_policies, lower, packet_words, peer_of, spaces_words};
 use super::tiers::{self, PeerFound, ProtocolFound, RuleFound};
-use crate::explain::{Outcome, PolicyTold};
+use super::unasked;
+use crate::explain::{Cause, PolicyTold, Sent};
 use crate::world::{ClusterNetworkPolicy, World};
 
 /// Asks everything that is about a pod in a direction.
 pub(crate) fn ask(world: &World, subject: Subject<'_>, direction: Direction, packet: &Packet) -> Side {
     let asked = Asked { world, subject, direction, packet };
     let admin = asked.tier(Tier::Admin);
-    match admin.ruled {
-        Some(Ruled { action: Action::Accept | Action::Deny, .. }) => return asked.decided(admin, Tier::Admin, Vec::new()),
-        Some(Ruled { action: Action::Pass, .. }) | None => {}
-    }
-    let passed = admin.ruled.as_ref().map(|ruled| format!("{} passes it on: {}", ruled.words(Tier::Admin), ruled.why.join("; ")));
-    if let Some(mut side) = ask_policies(world, subject, direction, packet) {
-        side.details.splice(0..0, passed);
-        side.policies.splice(0..0, admin.told);
-        return side;
-    }
-    let mut baseline = asked.tier(Tier::Baseline);
-    baseline.told.splice(0..0, admin.told);
-    if baseline.ruled.is_some() {
-        return asked.decided(baseline, Tier::Baseline, passed.into_iter().collect());
-    }
-    let nobody = format!("selects {} for {}", subject.name, direction.word());
-    let names: Vec<&str> = baseline.told.iter().filter(|told| told.rule.is_none()).map(|told| told.name.as_str()).collect();
-    let text = match names.as_slice() {
-        [] if passed.is_none() => format!("no policy {nobody}"),
-        [] => format!("no NetworkPolicy {nobody}"),
-        names => format!("no NetworkPolicy {nobody}, and no rule of ClusterNetworkPolicy {} takes it", names.join(", ")),
+    let mut policies = admin.told;
+    let (mut side, in_text) = match admin.ruled {
+        Some(ruled) if ruled.action != Action::Pass => {
+            let why = format!("not asked, as {} decides", ruled.policy_words(Tier::Admin));
+            policies.extend(unasked::network_policies(world, subject, direction, &why));
+            policies.extend(unasked::of_tier(world, subject, Tier::Baseline, direction, &why));
+            (asked.decided(&ruled, Tier::Admin), "")
+        }
+        passed => asked.after_admin(passed.as_ref(), &mut policies),
     };
-    Side { details: passed.into_iter().collect(), policies: baseline.told, ..Side::plain(Outcome::Pass, text) }
+    policies.extend(unasked::silent(world, subject, direction));
+    side.details.extend(unasked::lines(&policies, in_text));
+    Side { policies, ..side }
 }
 
 /// What is asked about.
@@ -53,7 +43,7 @@ struct Asked<'a> {
 
 /// What a tier says.
 struct Said {
-    /// The policies that were asked.
+    /// The policies that are about the pod.
     told: Vec<PolicyTold>,
     /// The rule that takes the packet.
     ruled: Option<Ruled>,
@@ -68,94 +58,105 @@ struct Ruled {
 }
 
 impl Ruled {
+    fn policy_words(&self, tier: Tier) -> String {
+        format!("ClusterNetworkPolicy {} ({tier:?})", self.policy)
+    }
+
     fn words(&self, tier: Tier) -> String {
-        format!("ClusterNetworkPolicy {} ({tier:?}), {},", self.policy, self.rule)
+        format!("{}, {},", self.policy_words(tier), self.rule)
     }
 }
 
 impl Asked<'_> {
-    /// What comes of a tier in which a rule takes the packet.
-    fn decided(&self, said: Said, tier: Tier, passed: Vec<String>) -> Side {
-        let Some(ruled) = &said.ruled else { return Side::plain(Outcome::Pass, "no rule takes it") };
-        let (outcome, does) = match ruled.action {
-            Action::Accept => (Outcome::Pass, "accepts it"),
-            Action::Pass => (Outcome::Pass, "passes it on, and nothing else is asked"),
-            Action::Deny => (Outcome::Drop, "denies it"),
-        };
-        let words = ruled.words(tier);
-        let mut side = Side { details: passed, policies: said.told, ..Side::plain(outcome, format!("{words} {does}")) };
-        match outcome {
-            Outcome::Pass => side.text.push_str(&format!(": {}", ruled.why.join("; "))),
-            Outcome::Drop | Outcome::Reject => {
-                side.details.extend(ruled.why.iter().cloned());
-                let taken = packet_words(self.world, self.direction, self.packet);
-                let word = self.direction.word();
-                side.pass_if.push(format!("an {word} rule that is asked before it accepted {taken}"));
-                if tier == Tier::Baseline {
-                    side.pass_if.push(format!("a NetworkPolicy of {} had an {word} rule that took {taken}", self.subject.name.namespace));
-                }
-            }
+    /// What comes after an Admin tier that leaves it to others: NetworkPolicies where one selects the pod, else the Baseline tier. Adds what they
+    /// say to `policies`; gives the reason, too, that the text tells of all policies that have it.
+    fn after_admin(&self, passed: Option<&Ruled>, policies: &mut Vec<PolicyTold>) -> (Side, &'static str) {
+        let Asked { world, subject, direction, packet } = *self;
+        let passed = passed.map(|ruled| format!("{} passes it on: {}", ruled.words(Tier::Admin), ruled.why.join("; ")));
+        if let Some(mut side) = ask_policies(world, subject, direction, packet) {
+            side.details.splice(0..0, passed);
+            policies.append(&mut side.policies);
+            let why = "not asked, as NetworkPolicies select the pod";
+            policies.extend(unasked::of_tier(world, subject, Tier::Baseline, direction, why));
+            return (side, "");
         }
-        side
+        let baseline = self.tier(Tier::Baseline);
+        policies.extend(baseline.told);
+        if let Some(ruled) = baseline.ruled {
+            let mut side = self.decided(&ruled, Tier::Baseline);
+            side.details.splice(0..0, passed);
+            return (side, "");
+        }
+        let nobody = format!("selects {} for {}", subject.name, direction.word());
+        let without = policies.iter().filter(|told| told.passed_over.as_deref() == Some(unasked::NO_RULE));
+        let names: Vec<&str> = without.map(|told| told.name.as_str()).collect();
+        let text = match names.as_slice() {
+            [] if passed.is_none() => format!("no policy {nobody}"),
+            [] => format!("no NetworkPolicy {nobody}"),
+            names => format!("no NetworkPolicy {nobody}, and no rule of ClusterNetworkPolicy {} takes it", names.join(", ")),
+        };
+        (Side { details: passed.into_iter().collect(), ..Side::open(text) }, unasked::NO_RULE)
     }
 
-    /// Asks the policies of a tier in turn, until a rule takes the packet.
+    /// What comes of a tier in which a rule takes the packet.
+    fn decided(&self, ruled: &Ruled, tier: Tier) -> Side {
+        let words = ruled.words(tier);
+        let does = match ruled.action {
+            Action::Accept => "accepts it",
+            Action::Pass => "passes it on, and nothing else is asked",
+            Action::Deny => {
+                let taken = packet_words(self.world, self.direction, self.packet);
+                let word = self.direction.word();
+                let mut pass_if = vec![format!("an {word} rule that is asked before it accepted {taken}")];
+                if tier == Tier::Baseline {
+                    pass_if.push(format!("a NetworkPolicy of {} had an {word} rule that took {taken}", self.subject.name.namespace));
+                }
+                let denied = Side::stopped(Cause::tier(tier, self.direction), format!("{words} denies it"));
+                return Side { details: ruled.why.clone(), pass_if, ..denied };
+            }
+        };
+        Side::open(format!("{words} {does}: {}", ruled.why.join("; ")))
+    }
+
+    /// Asks the policies of a tier in turn, until a rule takes the packet; the rest is told as not asked.
     fn tier(&self, tier: Tier) -> Said {
-        let mut ranked: Vec<(i64, &ClusterPolicyName, &ClusterNetworkPolicy)> = self
-            .world
-            .cluster_policies()
-            .iter()
-            .filter(|(_, policy)| tiers::tier_of(policy).unwrap_or(Tier::Admin) == tier)
-            .map(|(name, policy)| (policy.spec.priority.unwrap_or_default(), name, &**policy))
-            .collect();
-        ranked.sort_by_key(|(priority, name, _)| (*priority, *name));
         let mut said = Said { told: Vec::new(), ruled: None };
-        for (_, name, policy) in ranked {
-            let Some(ruled) = self.policy(policy) else { continue };
-            let mut told = PolicyTold {
-                name: name.to_string(),
-                tier: Some(format!("{tier:?}")),
-                action: None,
-                allows: false,
-                rule: None,
-                why: Vec::new(),
-            };
-            if let Some((rule, action, why)) = &ruled {
+        for (name, policy) in unasked::ranked(self.world, tier) {
+            let Some(whole) = unasked::is_about(self.world, self.subject, policy) else { continue };
+            if !unasked::speaks(policy, self.direction) {
+                continue;
+            }
+            if let Some(ruled) = &said.ruled {
+                let does = if ruled.action == Action::Pass { "passes it on" } else { "decides" };
+                let why = format!("not asked, as {} {does}", ruled.policy_words(tier));
+                said.told.push(unasked::told(name.to_string(), Some(tier), &why));
+                continue;
+            }
+            let mut told = unasked::told(name.to_string(), Some(tier), unasked::NO_RULE);
+            if let Some((rule, action, why)) = self.policy(policy, whole) {
                 told.action = Some(format!("{action:?}"));
-                told.allows = *action == Action::Accept;
+                told.allows = action == Action::Accept;
+                // In the Baseline tier, after which nothing is asked, that decides.
+                told.passed_over = (tier == Tier::Admin && action == Action::Pass).then(|| "passes it on".to_owned());
                 (told.rule, told.why) = (Some(rule.clone()), why.clone());
+                said.ruled = Some(Ruled { policy: name.to_string(), rule, action, why });
             }
             said.told.push(told);
-            if let Some((rule, action, why)) = ruled {
-                said.ruled = Some(Ruled { policy: name.to_string(), rule, action, why });
-                break;
-            }
         }
         said
     }
 
-    /// What a policy says, if it is about the pod and the direction: its first rule that takes the packet, if any does.
-    fn policy(&self, policy: &ClusterNetworkPolicy) -> Option<Option<(String, Action, Vec<String>)>> {
-        let (subject, whole) = match tiers::read_subject(&policy.spec.subject) {
-            Ok(subject) => (subject, true),
-            Err((subject, _)) => (subject, false),
-        };
-        let namespace = self.world.namespaces().get(&NamespaceName(self.subject.name.namespace.clone()))?;
-        if !subject.means(&namespace.metadata.labels, self.subject.labels) {
-            return None;
-        }
+    /// The first rule of a policy that takes the packet, if any does.
+    fn policy(&self, policy: &ClusterNetworkPolicy, whole: bool) -> Option<(String, Action, Vec<String>)> {
         if policy.unreadable.is_some() || tiers::tier_of(policy).is_none() {
             let why = vec!["it cannot be understood, so it denies everything".to_owned()];
-            return Some(Some(("as a whole".to_owned(), Action::Deny, why)));
+            return Some(("as a whole".to_owned(), Action::Deny, why));
         }
         let rules = match self.direction {
             Direction::Ingress => &policy.spec.ingress,
             Direction::Egress => &policy.spec.egress,
         };
-        if rules.is_empty() {
-            return None;
-        }
-        Some(rules.iter().enumerate().find_map(|(index, rule)| {
+        rules.iter().enumerate().find_map(|(index, rule)| {
             let label = tiers::label(self.direction, index, rule);
             let (found, faults) = tiers::read_rule(rule, self.direction, whole);
             match found {
@@ -170,7 +171,7 @@ impl Asked<'_> {
                     Some((label, action, vec![peer, port]))
                 }
             }
-        }))
+        })
     }
 
     /// How the other end is this peer, if it is.
@@ -199,22 +200,23 @@ impl Asked<'_> {
     /// How the port is one of these, if it is.
     fn port(&self, protocols: &[ProtocolFound]) -> Option<String> {
         let packet = self.packet;
-        let asked = format!("{}/{}", packet.port, lower(packet.protocol));
+        let asked = packet.asked();
         if protocols.is_empty() {
             return Some("any port".to_owned());
         }
         protocols.iter().find_map(|protocol| match protocol {
             ProtocolFound::Match(PortMatch::Range { protocol, from, to }) => {
-                let takes = *protocol == packet.protocol && (*from..=*to).contains(&packet.port);
+                let takes = packet.port_of(*protocol).is_some_and(|port| (*from..=*to).contains(&port));
                 let range = || if from == to { asked.clone() } else { format!("{asked} is {from}-{to}/{}", lower(*protocol)) };
                 takes.then(range)
             }
-            ProtocolFound::Match(PortMatch::All(protocol)) => (*protocol == packet.protocol).then(|| asked.clone()),
+            ProtocolFound::Match(PortMatch::All(protocol)) => (packet.sent == Sent::from(*protocol)).then(|| asked.clone()),
             ProtocolFound::Match(PortMatch::Named(_)) => None,
             ProtocolFound::Named(name) => {
                 let holder = self.world.holder(&packet.dst)?;
                 let member = Member::of(self.world, holder)?;
-                let has = member.ports.contains(&(name.clone(), packet.protocol, packet.port));
+                let (protocol, port) = packet.sent.protocol().zip(packet.port)?;
+                let has = member.ports.contains(&(name.clone(), protocol, port));
                 has.then(|| format!("{asked} is port `{}` of {holder}", name.escape_debug()))
             }
         })

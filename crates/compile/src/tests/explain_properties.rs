@@ -2,14 +2,15 @@
 
 use std::net::IpAddr;
 
-use bowline_model::{Family, Protocol};
+use bowline_model::Family;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::World;
+use crate::explain::cause_of;
 use crate::explain::judge::judge;
-use crate::explain::{Explainer, Explanation, Outcome, Question};
-use crate::oracle::policy::{End, allowed};
+use crate::explain::{Explainer, Explanation, Outcome, Question, Sent};
+use crate::oracle::policy::{End, stopped_by};
 use crate::policy::Packet;
 use crate::testing::dice::{self, Dice};
 use crate::testing::notation::{changes, settings};
@@ -66,12 +67,12 @@ proptest! {
             for [src, dst, protocol, port] in &packets {
                 let at = |byte: &u8| ends[usize::from(*byte) % ends.len()];
                 let (own_node, src, dst) = (*src > 240, at(src), at(dst));
-                let protocol = [Protocol::Tcp, Protocol::Tcp, Protocol::Udp, Protocol::Sctp][usize::from(*protocol) % 4];
-                let port = [80, 80, 81, 53, 443][usize::from(*port) % 5];
-                let judged = judge(&world, &Packet { src, dst, protocol, port }, own_node);
+                let sent = [Sent::Tcp, Sent::Tcp, Sent::Udp, Sent::Sctp, Sent::Icmp][usize::from(*protocol) % 5];
+                let port = sent.protocol().map(|_| [80, 80, 81, 53, 443][usize::from(*port) % 5]);
+                let judged = judge(&world, &Packet { src, dst, sent, port }, own_node);
                 let source = if own_node { End::OwnNode(src) } else { End::Address(src) };
-                let oracle = allowed(&world, source, End::Address(dst), protocol.number(), Some(port));
-                prop_assert_eq!(judged.passes(), oracle, "{} > {} {} {}: {:#?}", src, dst, protocol, port, judged);
+                let oracle = stopped_by(&world, source, End::Address(dst), sent.number(family), port).map(cause_of);
+                prop_assert_eq!(judged.stopped(), oracle, "{} > {} {:?} {:?}: {:#?}", src, dst, sent, port, judged);
             }
         }
     }
@@ -92,12 +93,13 @@ proptest! {
         let mut explainer = Explainer::new(world, Some(1450));
         let sources = ["na/p", "na/q", "na/r", "nb/p", "nb/q", "svc/na/s", "n1", "n2", "192.0.2.1", "10.42.1.3", "2001:db8::1", "nc/p"];
         let targets = ["pod/na/p:80", "nb/q:http", "na/r:53/udp", "svc/na/s", "svc/na/t:80", "svc/nb/s:80", "n1:30080", "n2:30080", "10.43.0.1:80",
-            "10.42.1.2:80", "203.0.113.1:80", "198.51.100.1:81", "[fd43::1]:80", "nc/q"];
+            "10.42.1.2:80", "203.0.113.1:80", "198.51.100.1:81", "[fd43::1]:80", "nc/q", "pod/na/q/icmp", "nb/p/icmpv6", "svc/na/s/icmp",
+            "n2/icmp", "203.0.113.1/icmp", "10.43.0.1/icmp"];
         for [source, target, family, _] in &questions {
             let source = sources[usize::from(*source) % sources.len()];
             let target = targets[usize::from(*target) % targets.len()];
             let mut question = Question::parse(source, target, "default").unwrap();
-            question.family = [None, None, Some(Family::V6)][usize::from(*family) % 3];
+            question.family = question.family.or([None, None, Some(Family::V6)][usize::from(*family) % 3]);
             if let Ok(explanation) = explainer.explain(&question) {
                 sound(&explanation)?;
             }

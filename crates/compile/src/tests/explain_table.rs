@@ -7,7 +7,7 @@ use crate::explain::{Explainer, Outcome, Question};
 use crate::testing::notation::world;
 
 /// The world of the cases: three nodes, a shop with two tiers, and a service of each form. Node n1 is asked.
-const WORLD: &str = "
+pub(super) const WORLD: &str = "
     node n1 192.168.0.1 fd00::1 cidr=10.42.1.0/24 cidr=fd42:1::/64
     node n2 192.168.0.2 fd00::2 cidr=10.42.2.0/24 cidr=fd42:2::/64
     node n3 192.168.0.3 fd00::3 cidr=10.42.3.0/24 cidr=fd42:3::/64
@@ -162,6 +162,95 @@ fn a_policy_that_denies_says_what_each_rule_wants() {
 }
 
 #[test]
+fn icmp_is_taken_by_rules_without_ports_alone() {
+    let policies = "policy shop/http {podSelector: {matchLabels: {app: api}}, ingress: [{from: [{podSelector: {}}], ports: [{port: 8080}, {protocol: UDP}, {port: http}]}]}
+        policy shop/all {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{namespaceSelector: {}}]}]}";
+    check(
+        policies,
+        "shop/web shop/near/icmp",
+        expect![[r#"
+            DROP  icmp  shop/web 10.42.1.7 -> shop/near 10.42.1.8
+
+            1 n1  source check    pass  10.42.1.7 is its own address
+            2 n1  egress policy   pass  no policy selects shop/web for egress
+                  says nothing of egress: NetworkPolicy shop/all
+            3 n1  ingress policy  DROP  NetworkPolicy shop/http
+                  ingress[0].ports wants 8080/tcp, any udp port, port `http`/tcp; it is icmp, which has no port
+            pass if: NetworkPolicy shop/http, ingress[0] named no ports, or NetworkPolicy shop/http had an ingress rule that took app=web (shop/web) on any port, and so icmp
+        "#]],
+    );
+    check(
+        policies,
+        "ops/admin shop/web/icmpv6",
+        expect![[r#"
+            PASS  icmpv6  ops/admin fd42:2::5 -> shop/web fd42:1::7
+
+            1 n2  source check    pass  fd42:2::5 is its own address
+            2 n2  egress policy   pass  no policy selects ops/admin for egress
+            3 n2  vxlan -> n1     pass  to fd00::1
+            4 n1  ingress policy  pass  NetworkPolicy shop/all, ingress[0]: ops/admin is among pods of any namespace; any port
+        "#]],
+    );
+    // A service is of ports; its own address answers none, and a headless one is its pods.
+    check(
+        policies,
+        "shop/web svc/shop/api/icmp",
+        expect![[r#"
+            REJECT  icmp  shop/web 10.42.1.7 -> 10.43.0.9
+
+            1 n1  source check  pass    10.42.1.7 is its own address
+            2 n1  service       REJECT  10.43.0.9 is of the services' network, which answers no ICMP
+            pass if: a pod were asked, and not a service's address
+        "#]],
+    );
+    check(
+        policies,
+        "ops/admin shop/each/icmp",
+        expect![[r#"
+            DROP  icmp  ops/admin 10.42.2.5 -> shop/api-1 10.42.2.9
+
+            1 n2  source check    pass  10.42.2.5 is its own address
+            2 n2  name                  shop/each is headless: its name leads to its pods
+            3 n2  egress policy   pass  no policy selects ops/admin for egress
+            4 n2  ingress policy  DROP  NetworkPolicy shop/http
+                  ingress[0].from wants pods of shop; ops/admin is in ops
+                  ingress[0].ports wants 8080/tcp, any udp port, port `http`/tcp; it is icmp, which has no port
+            pass if: ops/admin were in shop and NetworkPolicy shop/http, ingress[0] named no ports, or NetworkPolicy shop/http had an ingress rule that took app=admin (ops/admin) on any port, and so icmp
+        "#]],
+    );
+    check(
+        policies,
+        "shop/web 192.168.0.2/icmp",
+        expect![[r#"
+            PASS  icmp  shop/web 10.42.1.7 -> n2 192.168.0.2
+
+            1 n1  source check   pass  10.42.1.7 is its own address
+            2 n1  egress policy  pass  no policy selects shop/web for egress
+                  says nothing of egress: NetworkPolicy shop/all
+            3 n1  vxlan -> n2    pass  to 192.168.0.2
+            4 n2  node           pass  to a process of the node: policies end here
+        "#]],
+    );
+    let tiers = "cnp guard {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Accept, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {range: {start: 1, end: 65535}}}}]}, {action: Deny, from: [{namespaces: {}}]}]}";
+    check(
+        tiers,
+        "ops/admin shop/web/icmp",
+        expect![[r#"
+            DROP  icmp  ops/admin 10.42.2.5 -> shop/web 10.42.1.7
+
+            1 n2  source check    pass  10.42.2.5 is its own address
+            2 n2  egress policy   pass  no policy selects ops/admin for egress
+                  says nothing of egress: ClusterNetworkPolicy guard (Admin)
+            3 n2  vxlan -> n1     pass  to 192.168.0.1
+            4 n1  ingress policy  DROP  ClusterNetworkPolicy guard (Admin), ingress[1], denies it
+                  ops/admin is among the pods of any namespace
+                  any port
+            pass if: an ingress rule that is asked before it accepted app=admin (ops/admin) on any port, and so icmp
+        "#]],
+    );
+}
+
+#[test]
 fn a_policy_that_allows_is_named_with_its_rule() {
     let web = "policy shop/api-in {podSelector: {matchLabels: {app: api}}, ingress: [{from: [{ipBlock: {cidr: 192.0.2.0/24}}]}, {from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: http}]}]}
         policy shop/shut {podSelector: {}}";
@@ -169,24 +258,27 @@ fn a_policy_that_allows_is_named_with_its_rule() {
         web,
         "shop/web shop/one:80",
         expect![[r#"
-        PASS  tcp  shop/web 10.42.1.7 -> shop/api-0 10.42.3.9:8080
+            PASS  tcp  shop/web 10.42.1.7 -> shop/api-0 10.42.3.9:8080
 
-        1 n1  source check    pass  10.42.1.7 is its own address
-        2 n1  service               10.43.0.1:80 -> 10.42.3.9:8080 (shop/one)
-        3 n1  egress policy   pass  no policy selects shop/web for egress
-        4 n1  vxlan -> n3     pass  to 192.168.0.3
-        5 n3  ingress policy  pass  NetworkPolicy shop/api-in, ingress[1]: shop/web is among pods of shop with app=web; 8080/tcp is port `http`/tcp
-    "#]],
+            1 n1  source check    pass  10.42.1.7 is its own address
+            2 n1  service               10.43.0.1:80 -> 10.42.3.9:8080 (shop/one)
+            3 n1  egress policy   pass  no policy selects shop/web for egress
+                  says nothing of egress: NetworkPolicy shop/shut
+            4 n1  vxlan -> n3     pass  to 192.168.0.3
+            5 n3  ingress policy  pass  NetworkPolicy shop/api-in, ingress[1]: shop/web is among pods of shop with app=web; 8080/tcp is port `http`/tcp
+                  no rule takes it: NetworkPolicy shop/shut
+        "#]],
     );
     check(
         web,
         "192.0.2.7 shop/api-0:1/udp",
         expect![[r#"
-        PASS  udp  192.0.2.7 -> shop/api-0 10.42.3.9:1
+            PASS  udp  192.0.2.7 -> shop/api-0 10.42.3.9:1
 
-        1 n3  source check    pass  from outside of the cluster
-        2 n3  ingress policy  pass  NetworkPolicy shop/api-in, ingress[0]: 192.0.2.7 is in 192.0.2.0/24; any port
-    "#]],
+            1 n3  source check    pass  from outside of the cluster
+            2 n3  ingress policy  pass  NetworkPolicy shop/api-in, ingress[0]: 192.0.2.7 is in 192.0.2.0/24; any port
+                  no rule takes it: NetworkPolicy shop/shut
+        "#]],
     );
     check(
         "",
@@ -204,11 +296,12 @@ fn a_policy_that_allows_is_named_with_its_rule() {
         "policy shop/shut {podSelector: {}}",
         "node/n1 shop/web:22",
         expect![[r#"
-        PASS  tcp  n1 192.168.0.1 -> shop/web 10.42.1.7:22
+            PASS  tcp  n1 192.168.0.1 -> shop/web 10.42.1.7:22
 
-        1 n1  source                a process in the node's own network
-        2 n1  ingress policy  pass  a pod's own node always reaches it
-    "#]],
+            1 n1  source                a process in the node's own network
+            2 n1  ingress policy  pass  a pod's own node always reaches it
+                  not asked, as a pod's own node always reaches it: NetworkPolicy shop/shut
+        "#]],
     );
     check(
         "policy shop/shut {podSelector: {}}",
@@ -227,12 +320,14 @@ fn a_policy_that_allows_is_named_with_its_rule() {
         "policy shop/shut {podSelector: {}, policyTypes: [Ingress, Egress]}",
         "shop/web shop/web:22",
         expect![[r#"
-        PASS  tcp  shop/web 10.42.1.7 -> shop/web 10.42.1.7:22
+            PASS  tcp  shop/web 10.42.1.7 -> shop/web 10.42.1.7:22
 
-        1 n1  source check    pass  10.42.1.7 is its own address
-        2 n1  egress policy   pass  a pod reaches itself
-        3 n1  ingress policy  pass  a pod reaches itself
-    "#]],
+            1 n1  source check    pass  10.42.1.7 is its own address
+            2 n1  egress policy   pass  a pod always reaches itself
+                  not asked, as a pod always reaches itself: NetworkPolicy shop/shut
+            3 n1  ingress policy  pass  a pod always reaches itself
+                  not asked, as a pod always reaches itself: NetworkPolicy shop/shut
+        "#]],
     );
 }
 
@@ -397,13 +492,13 @@ fn node_ports_and_sources_by_service_are_followed() {
         "",
         "shop/web n1:8472/udp",
         expect![[r#"
-        DROP  udp  shop/web 10.42.1.7 -> n1 192.168.0.1:8472
+            DROP  udp  shop/web 10.42.1.7 -> n1 192.168.0.1:8472
 
-        1 n1  source check   pass  10.42.1.7 is its own address
-        2 n1  egress policy  pass  no policy selects shop/web for egress
-        3 n1  tunnel         DROP  the node takes tunnel packets from other nodes alone
-        pass if: the backend's port were another than 8472
-    "#]],
+            1 n1  source check   pass    10.42.1.7 is its own address
+            2 n1  tunnel         DROP    the node takes tunnel packets from other nodes alone
+            3 n1  egress policy  (pass)  no policy selects shop/web for egress
+            pass if: the backend's port were another than 8472
+        "#]],
     );
     check(
         "",
@@ -542,20 +637,20 @@ fn what_is_missing_in_a_question_is_asked_for() {
         (
             "shop/near 10.42.9.9",
             expect![[r#"
-            error[BW4105]: 10.42.9.9 needs a port by its number
-             where: DST
-             fix:   write it after a colon, e.g. 192.0.2.1:443
-             more:  bowline help BW4105
-        "#]],
+                error[BW4105]: 10.42.9.9 needs a port by its number
+                 where: DST
+                 fix:   write it after a colon, e.g. 192.0.2.1:443, or ask for /icmp
+                 more:  bowline help BW4105
+            "#]],
         ),
         (
             "ops/agent fd42:1::8",
             expect![[r#"
-            error[BW4105]: shop/near needs a port by its number
-             where: DST
-             fix:   write it after a colon, e.g. 192.0.2.1:443
-             more:  bowline help BW4105
-        "#]],
+                error[BW4105]: shop/near needs a port by its number
+                 where: DST
+                 fix:   write it after a colon, e.g. 192.0.2.1:443, or ask for /icmp
+                 more:  bowline help BW4105
+            "#]],
         ),
         (
             "ops/agent [fd42:1::8]:80",

@@ -6,6 +6,7 @@
 mod addresses;
 mod attached;
 mod cluster_policy;
+pub(crate) mod fields;
 mod meta;
 mod object;
 mod pod;

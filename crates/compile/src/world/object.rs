@@ -1,6 +1,5 @@
 //! The kinds of object that the world is made of, and their decoding from the API's JSON.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::fields;
 use super::{
     ClusterNetworkPolicy, ClusterNetworkPolicySpec, EndpointSlice, Namespace, NetworkPolicy, NetworkPolicySpec, Node, ObjectMeta, Pod,
     Service, ServiceCidr,
@@ -180,11 +180,7 @@ impl Object {
         let is_policy = matches!(kind, Kind::NetworkPolicy | Kind::ClusterNetworkPolicy);
         let spec = json.get("spec").filter(|_| is_policy).cloned().unwrap_or_default();
         let triggered_at = triggered_at(&json);
-        let unknown = match kind {
-            Kind::NetworkPolicy => unknown_field::<NetworkPolicySpec>(&spec),
-            Kind::ClusterNetworkPolicy => unknown_field::<ClusterNetworkPolicySpec>(&spec),
-            _ => None,
-        };
+        let unknown = fields::unknown_in_spec(kind, &spec).map(|field| format!("{}: this version knows no such field", field.path));
         let fault = match Object::read(kind, json) {
             Ok(object) if unknown.is_some() && !object.metadata().name.is_empty() => unknown.unwrap_or_default(),
             Ok(Object::EndpointSlice(slice)) if triggered_at.is_some() && !slice.metadata.name.is_empty() => {
@@ -221,47 +217,6 @@ fn triggered_at(json: &Value) -> Option<Duration> {
     let text = json.get("metadata")?.get("annotations")?.get(TRIGGER_ANNOTATION)?.as_str()?;
     let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     u64::try_from(moment.unix_timestamp_nanos()).ok().map(Duration::from_nanos)
-}
-
-/// The first field of a policy's `spec` that is not known here, as a reason: what it limits would not be limited.
-///
-/// Where one of several fields says what is meant and none that is known does, it is for the rule to close, and the rest stands.
-fn unknown_field<T: DeserializeOwned>(spec: &Value) -> Option<String> {
-    let mut unknown = BTreeSet::new();
-    let read: Result<T, _> = serde_ignored::deserialize(spec, |path| {
-        unknown.insert(pointer_to(&path));
-    });
-    // What has the wrong type is told of with the object.
-    read.ok()?;
-    let is_alternative = |field: &String| {
-        let (parent, _) = field.rsplit_once('/').unwrap_or_default();
-        let word = parent.rsplit('/').find(|word| word.parse::<usize>().is_err());
-        let fields = spec.pointer(parent).and_then(Value::as_object);
-        matches!(word, Some("subject" | "from" | "to" | "protocols"))
-            && fields.is_some_and(|fields| fields.keys().all(|key| unknown.contains(&format!("{parent}/{}", escaped(key)))))
-    };
-    let field = unknown.iter().find(|field| !is_alternative(field))?;
-    let place = field.split('/').skip(1).fold("spec".to_owned(), |place, word| match word.parse::<usize>() {
-        Ok(index) => format!("{place}[{index}]"),
-        Err(_) => format!("{place}.{}", word.escape_debug()),
-    });
-    Some(format!("{place}: this version knows no such field"))
-}
-
-/// JSON Pointer of a place (RFC 6901).
-fn pointer_to(path: &serde_ignored::Path<'_>) -> String {
-    use serde_ignored::Path;
-    match path {
-        Path::Root => String::new(),
-        Path::Seq { parent, index } => format!("{}/{index}", pointer_to(parent)),
-        Path::Map { parent, key } => format!("{}/{}", pointer_to(parent), escaped(key)),
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => pointer_to(parent),
-    }
-}
-
-/// A word of a JSON Pointer.
-fn escaped(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }
 
 fn part<T: DeserializeOwned>(json: &Value, field: &str) -> Option<T> {

@@ -22,6 +22,9 @@ use crate::pod::guard::Reason;
 /// Before connection tracking (`NF_IP_PRI_RAW`).
 const RAW_PRIORITY: i32 = -300;
 
+/// The chain of what looks like a tunnel packet for this node, and must come from a node.
+pub(crate) const GUARD_WRAPPED: &str = "guard_wrapped";
+
 /// The chain that lets in what nodes wrap; empty where there is no tunnel.
 pub(crate) const WRAPPED: &str = "wrapped_by_nodes";
 
@@ -70,7 +73,7 @@ pub(super) fn chains(routes: &RoutesIntent, objects: &mut Objects) {
 /// leads around it.
 fn tunnel(routes: &RoutesIntent, objects: &mut Objects) {
     let wrapped = match &routes.backend {
-        BackendConf::Vxlan { port, .. } => vec![rule().protocol(Protocol::Udp).dport(*port).goto("guard_wrapped")],
+        BackendConf::Vxlan { port, .. } => vec![rule().protocol(Protocol::Udp).dport(*port).goto(GUARD_WRAPPED)],
         BackendConf::HostGw => Vec::new(),
     };
     objects.base("guard_tunnel", ChainKind::Filter, Hook::Input, TUNNEL_PRIORITY, wrapped);
@@ -81,7 +84,7 @@ fn tunnel(routes: &RoutesIntent, objects: &mut Objects) {
         let strange = rule().family(family).not_in_set(&named("node", family), &[Saddr(family)]);
         rules.push(strange.drop().saying("tunnel packet from no node"));
     }
-    objects.chain("guard_wrapped", rules);
+    objects.chain(GUARD_WRAPPED, rules);
 }
 
 fn own_source(family: Family, len: u8) -> Rule {

@@ -21,7 +21,7 @@ use bowline_model::intent::routes::{BackendConf, FabricNode, RoutesIntent};
 use bowline_model::{Dual, Family, Problem};
 use ipnet::IpNet;
 
-pub(crate) use guard::WRAPPED;
+pub(crate) use guard::{GUARD_WRAPPED, WRAPPED};
 
 use crate::change::{Change, Objects, intervals_of, set_of};
 use crate::expr::{ip_field, named};

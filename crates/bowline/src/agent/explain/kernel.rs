@@ -7,19 +7,22 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bowline_compile::explain::{Entry, Explanation, Hop, Outcome, Seen};
+use bowline_compile::explain::{Cause, Entry, Explanation, Hop, Outcome, Seen, Sent};
 use bowline_dataplane::interpret::{self, End, LeadsTo, Packet, Table};
+use bowline_dataplane::policy::nftables::Reason;
+use bowline_dataplane::stop::{Stop, stop};
 use bowline_kernel::nft::NftDriver;
-use bowline_model::Protocol;
+use bowline_model::Family;
 use bowline_model::intent::Intent;
 use bowline_model::intent::pods::PodIntent;
+use bowline_model::intent::policy::Tier;
 use bowline_model::intent::routes::BackendConf;
 
 use crate::agent::apply::Applied;
 
 /// Adds the kernel's verdicts for what this node decides.
 pub(super) fn ask(explanation: &mut Explanation, node: &str, applied: &Applied) {
-    let protocol = explanation.protocol;
+    let sent = explanation.protocol;
     let mut kernel: Option<Result<Kernel<'_>, String>> = None;
     for path in &mut explanation.paths {
         for (hop, seen) in path.hops.iter().zip(&mut path.seen) {
@@ -28,7 +31,7 @@ pub(super) fn ask(explanation: &mut Explanation, node: &str, applied: &Applied) 
             }
             seen.asked = true;
             match kernel.get_or_insert_with(|| Kernel::read(applied)) {
-                Ok(kernel) => kernel.judge(hop, protocol, seen),
+                Ok(kernel) => kernel.judge(hop, sent, seen),
                 Err(why) => seen.by.clone_from(why),
             }
         }
@@ -53,11 +56,11 @@ impl<'a> Kernel<'a> {
         Ok(Kernel { table: Table::from_objects(&snapshot.objects), applied, local })
     }
 
-    fn judge(&mut self, hop: &Hop, protocol: Protocol, seen: &mut Seen) {
+    fn judge(&mut self, hop: &Hop, sent: Sent, seen: &mut Seen) {
         // Each choice in turn, as the kernel's random number would make it.
         let choices = u32::try_from(hop.choices.max(1)).unwrap_or(u32::MAX);
         for choice in 0..choices {
-            let Some(mut packet) = self.packet(hop, protocol) else {
+            let Some(mut packet) = self.packet(hop, sent) else {
                 seen.by = "the pod is not attached here".to_owned();
                 return;
             };
@@ -65,26 +68,28 @@ impl<'a> Kernel<'a> {
             packet.random = u32::try_from(middle).unwrap_or(u32::MAX);
             let (applied, local) = (self.applied, &self.local);
             let outcome = interpret::through(&mut self.table, &mut packet, |ip| leads_to(applied, local, ip));
-            let arrived = (packet.dst, packet.dst_port);
+            let arrived = (packet.dst, hop.dst.1.map(|_| packet.dst_port));
             if arrived == hop.onward || (arrived == hop.dst && !outcome.passes()) {
-                let by = outcome.by.map(|(chain, says)| says.unwrap_or(chain));
-                match outcome.end {
-                    End::Accept => seen.kernel = Some(Outcome::Pass),
-                    End::Drop => (seen.kernel, seen.by) = (Some(Outcome::Drop), text(by)),
-                    End::Reset | End::Unreachable => (seen.kernel, seen.by) = (Some(Outcome::Reject), text(by)),
-                    End::Fault(fault) => seen.by = fault.to_string(),
-                }
+                let stopped = match outcome.end {
+                    End::Accept => return seen.kernel = Some(Outcome::Pass),
+                    End::Fault(fault) => return seen.by = fault.to_string(),
+                    End::Drop => Outcome::Drop,
+                    End::Reset | End::Unreachable => Outcome::Reject,
+                };
+                (seen.kernel, seen.kernel_by) = (Some(stopped), Some(cause(stop(&applied.intent.policy, outcome.by.as_ref()))));
+                seen.by = outcome.by.map(|(chain, says)| says.unwrap_or(chain).to_string()).unwrap_or_default();
                 return;
             }
         }
         // Whatever was explained, it was not this.
         let other = if seen.explained == Outcome::Reject { Outcome::Drop } else { Outcome::Reject };
-        (seen.kernel, seen.by) = (Some(other), "its services lead elsewhere".to_owned());
+        (seen.kernel, seen.kernel_by, seen.by) = (Some(other), Some(Cause::Other), "its services lead elsewhere".to_owned());
     }
 
     /// The packet as it comes in.
-    fn packet(&self, hop: &Hop, protocol: Protocol) -> Option<Packet> {
-        let mut packet = Packet::new(hop.src, hop.dst.0, protocol.number(), hop.dst.1);
+    fn packet(&self, hop: &Hop, sent: Sent) -> Option<Packet> {
+        let (to, port) = hop.dst;
+        let mut packet = Packet::new(hop.src, to, sent.number(Family::of(&to)), port.unwrap_or_default());
         packet.local_addresses.clone_from(&self.local);
         match &hop.entry {
             Entry::Pod => {
@@ -104,8 +109,22 @@ impl<'a> Kernel<'a> {
     }
 }
 
-fn text(by: Option<Arc<str>>) -> String {
-    by.map(|by| by.to_string()).unwrap_or_default()
+/// The kind of thing that an explanation would call it.
+fn cause(stop: Stop<'_>) -> Cause {
+    match stop {
+        Stop::Denied(denial) => match denial.reason() {
+            Reason::NoRule => Cause::policies(denial.direction()),
+            Reason::Admin => Cause::tier(Tier::Admin, denial.direction()),
+            Reason::Baseline => Cause::tier(Tier::Baseline, denial.direction()),
+            Reason::Closed => Cause::closed(denial.direction()),
+            Reason::Loopback => Cause::Other,
+        },
+        Stop::NoEndpoint => Cause::NoEndpoint,
+        Stop::NoLocalEndpoint => Cause::NoLocalEndpoint,
+        Stop::NotASource => Cause::SourceRanges,
+        Stop::Tunnel => Cause::Tunnel,
+        Stop::Other => Cause::Other,
+    }
 }
 
 fn pod_at<'a>(applied: &'a Applied, ip: &IpAddr) -> Option<&'a Arc<PodIntent>> {

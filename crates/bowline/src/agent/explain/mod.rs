@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bowline_compile::World;
+use bowline_compile::codes;
 use bowline_compile::explain::{Explainer, Explanation, Question};
 use bowline_model::{Family, Problem};
 use serde::{Deserialize, Serialize};
@@ -64,7 +65,13 @@ impl Asked {
     /// BW4101 if it is none.
     pub(crate) fn question(&self) -> Result<Question, Problem> {
         let question = Question::parse(&self.source, &self.destination, &self.namespace)?;
-        Ok(Question { family: self.family, ..question })
+        match (question.family, self.family) {
+            (Some(Family::V6), Some(Family::V4)) => {
+                let fix = "ask for icmp, or for the family ipv6";
+                Err(Problem::new(codes::BAD_QUESTION, "ICMPv6 is not of IPv4", "DST", fix))
+            }
+            (said, asked) => Ok(Question { family: said.or(asked), ..question }),
+        }
     }
 }
 

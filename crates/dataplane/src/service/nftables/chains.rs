@@ -2,8 +2,8 @@
 
 use bowline_model::Family;
 
-use super::frontend_fields;
 use super::frontends::{Shape, Shapes, Whose, affinity_map};
+use super::{DISCARD, REFUSE, frontend_fields};
 use crate::change::{Objects, intervals_of, set_of, values_by, verdicts_by};
 use crate::expr::Part::{Daddr, Dport, L4Proto, NoAddress, Saddr};
 use crate::expr::{CT_NEW, POD_LINKS, Part, ip_field, named, rule};
@@ -60,7 +60,7 @@ pub(super) fn frame(objects: &mut Objects) {
 
 fn refusals(objects: &mut Objects) {
     let without = both(|f| rule().family(f).verdict_of(&named("empty", f), &[Daddr(f), L4Proto, Dport]));
-    let unserved = both(|f| rule().family(f).in_set(&named("service_net", f), &[Daddr(f)]).goto("refuse"));
+    let unserved = both(|f| rule().family(f).in_set(&named("service_net", f), &[Daddr(f)]).goto(REFUSE));
     let transit: Vec<Rule> = without.iter().chain(&unserved).cloned().collect();
     objects.base("no_endpoints_forward", ChainKind::Filter, Hook::Forward, REFUSE_PRIORITY, transit.clone());
     objects.base("no_endpoints_output", ChainKind::Filter, Hook::Output, REFUSE_PRIORITY, transit);
@@ -68,8 +68,8 @@ fn refusals(objects: &mut Objects) {
     // Only connections that begin: the port may be one that a process of the node took for a connection of its own.
     input.push(rule().state(CT_NEW).goto("node_ports_without_endpoints"));
     objects.base("no_endpoints_input", ChainKind::Filter, Hook::Input, REFUSE_PRIORITY, input);
-    objects.chain("refuse", vec![rule().reset(), rule().unreachable()]);
-    objects.chain("discard", vec![rule().drop().saying("no local endpoint")]);
+    objects.chain(REFUSE, vec![rule().reset(), rule().unreachable()]);
+    objects.chain(DISCARD, vec![rule().drop().saying("no local endpoint")]);
 }
 
 fn sets(family: Family, objects: &mut Objects) {

@@ -10,6 +10,7 @@ use bowline_model::Family;
 use bowline_model::intent::services::{Endpoint, Frontend, FrontendAddress, WhenEmpty};
 use ipnet::IpNet;
 
+use super::{DISCARD, NOT_A_SOURCE, REFUSE};
 use crate::change::{Objects, intervals_of};
 use crate::expr::Part::Saddr;
 use crate::expr::{ip_field, named, rule};
@@ -80,8 +81,8 @@ impl Names {
             of: each.map(|(family, whose)| ((family, whose), some(family, whose))).collect(),
             v4: empty(Family::V4),
             v6: empty(Family::V6),
-            refuse: "refuse".into(),
-            discard: "discard".into(),
+            refuse: REFUSE.into(),
+            discard: DISCARD.into(),
         }
     }
 
@@ -221,7 +222,7 @@ fn doorkeeper(frontend: &Frontend, shape: Shape, sources: &[IpNet], chain: Arc<s
         objects.interval(from.clone(), interval::key(shape.family, i.first), interval::key(shape.family, i.last));
     }
     let own = place(&shape.whose.named("lb", shape.family));
-    let rules = vec![rule().in_set(&from, &[Saddr(shape.family)]).goto(chain), rule().drop().saying("not in loadBalancerSourceRanges")];
+    let rules = vec![rule().in_set(&from, &[Saddr(shape.family)]).goto(chain), rule().drop().saying(NOT_A_SOURCE)];
     objects.chain(own.clone(), rules);
     own
 }

@@ -27,6 +27,13 @@ use frontends::{Names, Shapes};
 
 pub use chains::TRANSLATED_MARK;
 
+/// Chain that refuses what has no endpoint.
+pub(crate) const REFUSE: &str = "refuse";
+/// Chain that drops what has no endpoint on this node.
+pub(crate) const DISCARD: &str = "discard";
+/// What the rule says that drops those whom a load balancer's address is not for.
+pub(crate) const NOT_A_SOURCE: &str = "not in loadBalancerSourceRanges";
+
 /// Lowers what differs between the services (and host ports) of two intents.
 pub(crate) fn lower(old: &Intent, new: &Intent, first: bool, _host: &HostFacts, change: &mut Change) {
     if first {
