@@ -1,4 +1,4 @@
-//! The truth tables of NetworkPolicy, through the lowered rules of every node on the way, from the sender's to the receiver's.
+//! The truth tables of policies, through the lowered rules of every node on the way, from the sender's to the receiver's.
 //!
 //! Nodes follow the steps as agents do: what is lowered is the difference to the step before.
 

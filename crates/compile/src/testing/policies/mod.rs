@@ -1,4 +1,4 @@
-//! Truth tables of NetworkPolicy as data: cases, each a few policies and who reaches whom then, cell by cell of a whole matrix.
+//! Truth tables of policies as data: cases, each a few policies and who reaches whom then, cell by cell of a whole matrix.
 //!
 //! The cast, `cast.policies`, is the same for all themes:
 //!
@@ -29,6 +29,7 @@
 //! | action | what it does |
 //! |---|---|
 //! | `policy NAMESPACE/NAME SPEC` | makes a policy or changes it; the line goes on in deeper lines as long as brackets are open |
+//! | `admin NAME PRIORITY SPEC` | makes a ClusterNetworkPolicy of that tier or changes it; `baseline` likewise |
 //! | `label WHOM KEY=VALUE KEY-` | sets and takes away labels of a pod or a namespace |
 //! | `pod x/d @n1 KEY=VALUE` | a pod that is not of the cast; `pod x/d` again gives it other labels |
 //! | `gone WHOM` | a policy or such a pod is deleted |
@@ -36,6 +37,14 @@
 //! A spec is the API's own, with two shortenings. A selector may be words: `pod=a & tier in front|back & team notin red & key & not key`
 //! stands for the same as `matchLabels` (with `=`) and `matchExpressions`. A block may be a name: `cidr: $x/a` becomes a peer for each family,
 //! `4$x/a` for one. Names are the pods, nodes and `out`, `n1.pods` (the addresses for pods on n1), `pods` (of all nodes) and `all`.
+//!
+//! A ClusterNetworkPolicy's spec is shortened further. Tier and priority are before it, a rule is `{Deny: [PEERS], protocols: [8080/tcp,
+//! 8080-8081/udp, web]}`, selectors of namespaces and nodes may be words, those of pods too (`pods: ns=x / pod=a`, of all namespaces without the
+//! first), and networks names:
+//!
+//! ```text
+//!   admin guard 10 {subject: {namespaces: ns=x}, egress: [{Accept: [{nodes: {}}, {networks: [$out]}], protocols: [8080/tcp]}]}
+//! ```
 //!
 //! A row is `SENDERS -> RECEIVERS:PORTS pass`, or `drop`; lists by commas. Ends are `x/a`, `x/*`, `*/a`, `n1`, `@n1` (pods on n1), `pods`,
 //! `nodes`, `out` and `*`; ports `8080/tcp`, `8080` or `tcp`, all if none is named. `4: ` or `6: ` before it is one family.
@@ -47,6 +56,7 @@ mod cells;
 mod places;
 mod read;
 mod scene;
+mod tiers;
 mod worlds;
 
 use std::collections::BTreeMap;
@@ -72,6 +82,7 @@ pub const THEMES: &[(&str, &str)] = &[
     ("sums", include_str!("sums.policies")),
     ("conflicts", include_str!("conflicts.policies")),
     ("paths", include_str!("paths.policies")),
+    ("tiers", include_str!("tiers.policies")),
     ("changes", include_str!("changes.policies")),
     ("examples", include_str!("examples.policies")),
 ];
@@ -146,6 +157,8 @@ pub struct Step {
 pub enum Action {
     /// A policy is as its spec says.
     Policy(String, Value),
+    /// A ClusterNetworkPolicy is as its spec says.
+    ClusterPolicy(String, Value),
     /// A pod or a namespace has other labels; those without a value are taken away.
     Label(String, Vec<(String, Option<String>)>),
     /// A pod that is not of the cast is there.

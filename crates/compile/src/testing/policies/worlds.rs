@@ -50,7 +50,8 @@ impl<'c> Worlds<'c> {
                 let of = |name: &str| Family::BOTH.map(|family| places.network(name, family));
                 let [addresses, pods] =
                     [of(name).map(|net| net.addr().to_string()), of(&format!("{name}.pods")).map(|net| format!("cidr={net}"))];
-                for change in notation::changes(&format!("node {name} {} {}", addresses.join(" "), pods.join(" "))) {
+                let line = format!("node {name} {} {} kubernetes.io/hostname={name}", addresses.join(" "), pods.join(" "));
+                for change in notation::changes(&line) {
                     touched.merge(world.apply(change).value);
                 }
             }
