@@ -56,7 +56,7 @@ impl<'c> Cluster<'c> {
     /// Whether a cell's first packet arrives.
     fn arrives(&mut self, cell: &Cell<'_>) -> bool {
         let [src, dst] = [cell.from, cell.to].map(|name| self.worlds.address(name, cell.family));
-        let mut packet = Packet::new(src, dst, cell.port.protocol.number(), cell.port.number);
+        let mut packet = Packet::new(src, dst, cell.protocol(), cell.dst_port().unwrap_or_default());
         let mut at = self.enters(cell, &mut packet);
         for _ in 0..3 {
             let node = self.nodes.get_mut(&at).unwrap();

@@ -47,10 +47,10 @@
 //! ```
 //!
 //! A row is `SENDERS -> RECEIVERS:PORTS pass`, or `drop`; lists by commas. Ends are `x/a`, `x/*`, `*/a`, `n1`, `@n1` (pods on n1), `pods`,
-//! `nodes`, `out` and `*`; ports `8080/tcp`, `8080` or `tcp`, all if none is named. `4: ` or `6: ` before it is one family.
+//! `nodes`, `out` and `*`; ports `8080/tcp`, `8080`, `tcp` or `icmp` (a ping), all if none is named. `4: ` or `6: ` before it is one family.
 //!
-//! The matrix ([`Case::truths`]) is every pod, node and the host outside to each of them, by every port and family, where one end is a pod.
-//! Two things are true under whatever policy and are no row's affair: a pod reaches itself, and a node reaches its own pods.
+//! The matrix ([`Case::truths`]) is every pod, node and the host outside to each of them, by every port, a ping and family, where one end is a
+//! pod. Two things are true under whatever policy and are no row's affair: a pod reaches itself, and a node reaches its own pods.
 
 mod cells;
 mod places;
@@ -178,9 +178,9 @@ struct Row {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct PortPattern {
-    number: Option<u16>,
-    protocol: Option<Protocol>,
+enum PortPattern {
+    Port { number: Option<u16>, protocol: Option<Protocol> },
+    Ping,
 }
 
 /// One connection of the matrix.
@@ -190,8 +190,8 @@ pub struct Cell<'s> {
     pub from: &'s str,
     /// To whom.
     pub to: &'s str,
-    /// To which port.
-    pub port: Port,
+    /// To which port; a ping has none.
+    pub port: Option<Port>,
     /// By which family.
     pub family: Family,
 }
@@ -207,8 +207,27 @@ pub struct Truth<'t> {
 
 impl std::fmt::Display for Cell<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Port { number, protocol } = self.port;
-        write!(f, "{} -> {}:{number}/{} {}", self.from, self.to, protocol.to_string().to_lowercase(), self.family)
+        let port = match self.port {
+            Some(Port { number, protocol }) => format!("{number}/{}", protocol.to_string().to_lowercase()),
+            None => "icmp".to_owned(),
+        };
+        write!(f, "{} -> {}:{port} {}", self.from, self.to, self.family)
+    }
+}
+
+impl Cell<'_> {
+    /// The number of its protocol (IANA).
+    pub fn protocol(&self) -> u8 {
+        match (self.port, self.family) {
+            (Some(port), _) => port.protocol.number(),
+            (None, Family::V4) => 1,
+            (None, Family::V6) => 58,
+        }
+    }
+
+    /// The number of its port.
+    pub fn dst_port(&self) -> Option<u16> {
+        self.port.map(|port| port.number)
     }
 }
 
@@ -224,7 +243,7 @@ pub struct Found {
 }
 
 /// How many cells there are at least.
-const CELLS: usize = 400_000;
+const CELLS: usize = 640_000;
 
 /// How many wrong cells of a step are told.
 const TOLD: usize = 3;

@@ -139,11 +139,12 @@ fn row(line: &str) -> Row {
 
 fn port_pattern(word: &str) -> PortPattern {
     let (number, protocol) = match word.split_once('/') {
+        None if word == "icmp" => return PortPattern::Ping,
         Some((number, protocol)) => (Some(number), Some(protocol)),
         None if word.starts_with(|c: char| c.is_ascii_digit()) => (Some(word), None),
         None => (None, Some(word)),
     };
-    PortPattern { number: number.map(|text| text.parse().unwrap()), protocol: protocol.map(|text| text.parse().unwrap()) }
+    PortPattern::Port { number: number.map(|text| text.parse().unwrap()), protocol: protocol.map(|text| text.parse().unwrap()) }
 }
 
 fn port(text: &str) -> Port {
