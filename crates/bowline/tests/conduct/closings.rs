@@ -18,11 +18,14 @@ const SILENCE_MS: u64 = 500;
 const WITHIN: Duration = Duration::from_secs(2);
 const PODS: [&str; 3] = ["cl-server", "cl-client", "cl-friend"];
 
+/// What closes.
+type Close = Box<dyn Fn(&Lab) -> Result<()>>;
+
 /// One way to close: what is there before, and what closes.
 struct Closing {
     name: &'static str,
     before: Vec<Value>,
-    close: Box<dyn Fn(&Lab) -> Result<()>>,
+    close: Close,
 }
 
 /// A policy about the server that lets in the friend, and whom this rule names.
@@ -48,7 +51,7 @@ fn closings(client: std::net::IpAddr) -> Vec<Closing> {
     let by_pod = json!({"podSelector": {"matchLabels": {"app": "cl-client"}}});
     let block = |cidr: String, except: Vec<String>| json!({"from": [{"ipBlock": {"cidr": cidr, "except": except}}]});
     let (one, all) = if client.is_ipv4() { (32, "10.0.0.0/8") } else { (128, "fd00::/8") };
-    let applied = |objects: Vec<Value>| -> Box<dyn Fn(&Lab) -> Result<()>> { Box::new(move |lab| lab.apply_objects(&objects)) };
+    let applied = |objects: Vec<Value>| -> Close { Box::new(move |lab| lab.apply_objects(&objects)) };
     let from = |peer: &Value| json!({"from": [peer]});
     vec![
         Closing { name: "a policy comes", before: vec![], close: applied(vec![policy(None)]) },

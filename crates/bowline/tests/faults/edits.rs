@@ -22,13 +22,16 @@ fn guard(name: &str) -> Value {
     cluster_policy(name, ("Admin", 5), "edited", json!({"ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}]}))
 }
 
+/// What is edited, in words, and the edit.
+type Edit<'l> = (&'static str, Box<dyn Fn() -> Result<()> + 'l>);
+
 /// One round of edits; after each of them something else denies what was denied before.
 fn one_round(lab: &Lab) -> Result<usize> {
     let app = json!({"matchLabels": {"app": "edited"}});
     let same = json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["edited", "other"]}]});
     let tier = json!({"matchLabels": {"tier": "back"}});
     let label = |words: &[&str]| lab.kubectl(&[&["label", "--overwrite"], words].concat()).map(drop);
-    let edits: [(&str, Box<dyn Fn() -> Result<()>>); 13] = [
+    let edits: [Edit<'_>; 13] = [
         ("another peer", Box::new(|| lab.apply_objects(&[by_label("one", &app, "friend")]))),
         ("no peer", Box::new(|| lab.apply_objects(&[ingress_policy("one", "edited", None)]))),
         ("the same pods by other words", Box::new(|| lab.apply_objects(&[by_label("one", &same, "friend")]))),
