@@ -119,20 +119,22 @@ fn outside(staged: &Staged<'_>) -> Result<Server> {
 }
 
 fn question(staged: &Staged<'_>, cell: &Cell<'_>, passes: bool) -> String {
-    let to = SocketAddr::new(staged.address(cell.to, cell.family), cell.port.number);
+    let to = SocketAddr::new(staged.address(cell.to, cell.family), cell.dst_port().unwrap_or_default());
     let timeout_ms = if passes { ANSWER_MS } else { SILENCE_MS };
-    format!("{} {to} 1 {timeout_ms}", cell.port.protocol.to_string().to_lowercase())
+    let protocol = cell.port.map_or_else(|| "icmp".to_owned(), |port| port.protocol.to_string().to_lowercase());
+    format!("{protocol} {to} 1 {timeout_ms}")
 }
 
-/// Who answered must be who was asked, and have seen the sender's own address, but outside.
+/// Who answered must be who was asked, and have seen the sender's own address, but outside. A ping's answer says no more than that it came.
 fn got(staged: &Staged<'_>, cell: &Cell<'_>, answer: &Value) -> Result<Got> {
     let answers: BTreeSet<(String, String, u16)> = serde_json::from_value(answer["answers"].clone())?;
     let Some((who, saw, port)) = answers.first() else {
         return Ok(if answer["silent"] == 1 { Got::Silence } else { Got::Other(answer.to_string()) });
     };
+    let Some(asked) = cell.port else { return Ok(Got::Answer) };
     let name = cell.to.split_once('/').map_or(cell.to, |(_, name)| name);
     let own = staged.address(cell.from, cell.family).to_string();
-    let right_port = cell.port.protocol == Protocol::Udp || *port == cell.port.number;
+    let right_port = asked.protocol == Protocol::Udp || *port == asked.number;
     let right = who == name && right_port && (cell.to == "out" || *saw == own);
     Ok(if right { Got::Answer } else { Got::Other(answer.to_string()) })
 }

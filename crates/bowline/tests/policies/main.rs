@@ -1,4 +1,4 @@
-//! The truth tables of NetworkPolicy with real packets: every cell of the matrix after every step, in both families and both service modes.
+//! The truth tables of policies with real packets: every cell of the matrix after every step, in both families and both service modes.
 //!
 //! Of each theme some cases are taken in every change, others in each mode; all of them in both with `--long`. Words select checks by name.
 #![allow(clippy::disallowed_methods, reason = "a test runner starts processes and keeps their time")]

@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use crate::common::lab::{Lab, eventually};
 use crate::common::objects::NODES;
 
-/// The kinds that scenes are made of, and their names in the status.
-const KINDS: [(Kind, &str); 3] = [(Kind::Namespace, "namespaces"), (Kind::Pod, "pods"), (Kind::NetworkPolicy, "policies")];
+/// The kinds that scenes are made of, and their names in the status, which counts policies of both kinds together.
+const KINDS: [(Kind, &str); 4] =
+    [(Kind::Namespace, "namespaces"), (Kind::Pod, "pods"), (Kind::NetworkPolicy, "policies"), (Kind::ClusterNetworkPolicy, "policies")];
 
 /// Where marks are: no pod of a table is there.
 const MARKED: &str = "default";
@@ -146,8 +147,8 @@ impl<'a> Staged<'a> {
             self.lab.delete_text(&list(gone.into_iter()))?;
         }
         // A policy is what its spec says: what the API filled in before is not to stay.
-        let (other, set): (Vec<_>, Vec<_>) =
-            set.into_iter().partition(|(key, _)| key.0 == Kind::NetworkPolicy && self.objects.contains_key(*key));
+        let is_policy = |kind: Kind| matches!(kind, Kind::NetworkPolicy | Kind::ClusterNetworkPolicy);
+        let (other, set): (Vec<_>, Vec<_>) = set.into_iter().partition(|(key, _)| is_policy(key.0) && self.objects.contains_key(*key));
         if !other.is_empty() {
             self.lab.replace_text(&list(other.into_iter().map(|(_, object)| object)))?;
         }
@@ -179,14 +180,18 @@ impl<'a> Staged<'a> {
 
     /// Waits until every agent knows of as many objects as there are, and has what follows from them in its kernel.
     fn heard(&self) -> Result<()> {
+        let mut there: BTreeMap<&str, u64> = BTreeMap::new();
+        for (kind, field) in KINDS {
+            *there.entry(field).or_default() += self.counts.get(&kind).copied().unwrap_or_default();
+        }
         eventually(|| {
             let status = self.lab.status()?;
             let nodes = status["nodes"].as_array().context("no nodes in the status")?;
             ensure!(nodes.len() == NODES.len(), "{} of {} agents answer", nodes.len(), NODES.len());
             for node in nodes {
-                for (kind, field) in KINDS {
-                    let (known, there) = (&node["cluster"][field], self.counts.get(&kind));
-                    ensure!(known.as_u64() == there.copied(), "{} knows {known} of {there:?} {field}", node["node"]);
+                for (field, there) in &there {
+                    let known = &node["cluster"][field];
+                    ensure!(known.as_u64() == Some(*there), "{} knows {known} of {there} {field}", node["node"]);
                 }
                 let applied = node["synced"] == true && node["appliedRevision"] == node["revision"] && node["problems"] == json!([]);
                 ensure!(
@@ -219,7 +224,11 @@ fn mark(marks: &mut usize, kind: Kind) -> Value {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": MARKED},
             "spec": {"nodeSelector": {"nobody": "here"}, "containers": [{"name": "c", "image": "echo"}]},
         }),
-        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy | Kind::Node | Kind::Service | Kind::EndpointSlice | Kind::ServiceCidr => json!({
+        Kind::ClusterNetworkPolicy => json!({
+            "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": name},
+            "spec": {"tier": "Admin", "priority": 1000, "subject": {"namespaces": {"matchLabels": {"nobody": "here"}}}},
+        }),
+        Kind::NetworkPolicy | Kind::Node | Kind::Service | Kind::EndpointSlice | Kind::ServiceCidr => json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name, "namespace": MARKED},
             "spec": {"podSelector": {"matchLabels": {"nobody": "here"}}},
         }),

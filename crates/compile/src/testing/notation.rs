@@ -14,8 +14,10 @@
 //! detach shop/web
 //! ```
 //!
+//! `:http:80/tcp!init` is a port of the pod's init container, `!sidecar` of one that stays, `!other` of another container.
 //! `~za.n1` are hints: an endpoint meant for zone za and for node n1. `^3` is the creation time; a word with a plus sign is a flag; `key=value` is a label where nothing else is said.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bowline_model::intent::pods::PodIntent;
@@ -162,21 +164,7 @@ fn node(name: &str, words: &Words<'_>) -> Change {
 }
 
 fn pod(name: &str, words: &Words<'_>) -> Vec<Change> {
-    let ports: Vec<Value> = words
-        .ports
-        .iter()
-        .map(|text| {
-            let (name, rest) = text.split_once(':').unwrap();
-            let (port, protocol) = rest.split_once('/').unwrap();
-            json!({"name": name, "containerPort": port.parse::<i64>().unwrap(), "protocol": protocol.to_uppercase()})
-        })
-        .collect();
-    let containers = match (words.has("sidecar"), words.has("init")) {
-        (true, _) => json!({"initContainers": [{"restartPolicy": "Always", "ports": ports}]}),
-        (_, true) => json!({"initContainers": [{"ports": ports}]}),
-        _ => json!({"containers": [{"ports": ports}]}),
-    };
-    let mut spec = containers;
+    let mut spec = containers(words);
     spec["nodeName"] = json!(words.node);
     spec["hostNetwork"] = json!(words.has("hostnet"));
     let ips: Vec<Value> = match words.has("nostatus") {
@@ -191,6 +179,29 @@ fn pod(name: &str, words: &Words<'_>) -> Vec<Change> {
         changes.push(attach(name, &words.plain, words.all("uid").first().copied()));
     }
     changes
+}
+
+/// A container, and one for each name after a `!` in a port; `sidecar` and `init` are what they say.
+fn containers(words: &Words<'_>) -> Value {
+    let first = ["sidecar", "init"].into_iter().find(|flag| words.has(flag)).unwrap_or_default();
+    let mut all: BTreeMap<&str, Vec<Value>> = BTreeMap::from([(first, Vec::new())]);
+    for text in &words.ports {
+        let (text, container) = text.split_once('!').unwrap_or((text, first));
+        let (name, rest) = text.split_once(':').unwrap();
+        let (port, protocol) = rest.split_once('/').unwrap();
+        let port = json!({"name": name, "containerPort": port.parse::<i64>().unwrap(), "protocol": protocol.to_uppercase()});
+        all.entry(container).or_default().push(port);
+    }
+    let mut spec = json!({"containers": [], "initContainers": []});
+    for (name, ports) in all {
+        let (field, container) = match name {
+            "sidecar" => ("initContainers", json!({"restartPolicy": "Always", "ports": ports})),
+            "init" => ("initContainers", json!({"ports": ports})),
+            _ => ("containers", json!({"ports": ports})),
+        };
+        spec[field].as_array_mut().unwrap().push(container);
+    }
+    spec
 }
 
 /// The attachment of a pod.

@@ -244,6 +244,33 @@ fn ports() {
 }
 
 #[test]
+fn ports_of_containers() {
+    let of = |pods: &str, rule: &str| format!("{pods}\n{}", p(&format!("{{podSelector: {{}}, ingress: [{{ports: [{rule}]}}]}}")));
+    // An init container has ended when the pod serves, and what it called its ports is nobody's; a sidecar runs on.
+    let pod = "pod x/i 10.42.1.11 fd42:1::11 @n1 :http:80/tcp :setup:90/tcp!init :http:91/tcp!init :metrics:92/tcp!sidecar +attached";
+    check(&of(pod, "{port: http}"), "out>x/i:80", "out>x/i:90 out>x/i:91 out>x/i:92");
+    check(&of(pod, "{port: setup}"), "", "out>x/i:80 out>x/i:90 out>x/i:91 out>x/i:92");
+    check(&of(pod, "{port: metrics}"), "out>x/i:92", "out>x/i:80 out>x/i:90 out>x/i:91");
+    check(&of(pod, "{port: 90}"), "out>x/i:90", "out>x/i:80");
+    // Two containers may call ports of two protocols alike.
+    let pod = "pod x/t 10.42.1.12 fd42:1::12 @n1 :dns:53/udp :dns:54/tcp!second +attached";
+    check(&of(pod, "{port: dns}"), "out>x/t:54", "out>x/t:53 out>x/t:53/udp out>x/t:54/udp");
+    check(&of(pod, "{port: dns, protocol: UDP}"), "out>x/t:53/udp", "out>x/t:53 out>x/t:54 out>x/t:54/udp");
+    check(&of(pod, "{port: dns}, {port: dns, protocol: UDP}"), "out>x/t:54 out>x/t:53/udp", "out>x/t:53 out>x/t:54/udp");
+    check(&of(pod, "{port: dns, protocol: SCTP}"), "", "out>x/t:53/sctp out>x/t:54");
+    // A ClusterNetworkPolicy's name is of whatever protocol.
+    let cluster = "cnp a {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{destinationNamedPort: dns}]}]}";
+    check(&format!("{pod}\n{cluster}"), "x/a>x/t:53 x/a>x/t:54/udp", "x/a>x/t:54 x/a>x/t:53/udp");
+    // Of two pods under one policy, each by the number that it gave the name; that of the other is shut.
+    let pod = "pod x/e 10.42.1.13 fd42:1::13 @n1 app=b :http:81/tcp +attached";
+    check(&of(pod, "{port: http}"), "out>x/b:80 out>x/e:81 x/a>x/e:81", "out>x/b:81 out>x/e:80");
+    let to = p(
+        "{podSelector: {matchLabels: {app: a}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: b}}}], ports: [{port: http}]}]}",
+    );
+    check(&format!("{pod}\n{to}"), "x/a>x/b:80 x/a>x/e:81", "x/a>x/b:81 x/a>x/e:80 x/a>y/b:8080");
+}
+
+#[test]
 fn policies_add_up() {
     let policies = "policy x/closed {podSelector: {}}
         policy x/web {podSelector: {matchLabels: {app: b}}, ingress: [{ports: [{port: 80}]}]}

@@ -1,4 +1,4 @@
-//! The truth tables of NetworkPolicy, through the lowered rules of every node on the way, from the sender's to the receiver's.
+//! The truth tables of policies, through the lowered rules of every node on the way, from the sender's to the receiver's.
 //!
 //! Nodes follow the steps as agents do: what is lowered is the difference to the step before.
 
@@ -56,7 +56,7 @@ impl<'c> Cluster<'c> {
     /// Whether a cell's first packet arrives.
     fn arrives(&mut self, cell: &Cell<'_>) -> bool {
         let [src, dst] = [cell.from, cell.to].map(|name| self.worlds.address(name, cell.family));
-        let mut packet = Packet::new(src, dst, cell.port.protocol.number(), cell.port.number);
+        let mut packet = Packet::new(src, dst, cell.protocol(), cell.dst_port().unwrap_or_default());
         let mut at = self.enters(cell, &mut packet);
         for _ in 0..3 {
             let node = self.nodes.get_mut(&at).unwrap();

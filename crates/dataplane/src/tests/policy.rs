@@ -132,6 +132,40 @@ fn ingress_lets_in_what_a_rule_says() {
 }
 
 #[test]
+fn a_service_opens_no_shut_pod_but_to_itself() {
+    check(
+        "pods a b c
+         policy none-in b in:
+         policy none-out b out:
+         svc v1:80/tcp -> b:80
+         svc v2:80/tcp -> c:80
+         np 30080/tcp -> b:80",
+        "a -> b:80/tcp
+         a -> v1:80/tcp
+         n1 -> v1:80/tcp
+         out -> n1:30080/tcp
+         a -> b:80/tcp icmp
+         b -> v1:80/tcp
+         b -> b:80/tcp
+         b -> b:80/tcp icmp
+         b -> v2:80/tcp
+         b -> c:80/tcp icmp",
+        expect![[r#"
+            a -> b:80/tcp => drop: ingress denied: shop/none-in
+            a -> v1:80/tcp => drop: ingress denied: shop/none-in
+            n1 -> v1:80/tcp => bwlb: n1 -> b:80
+            out -> n1:30080/tcp => drop: ingress denied: shop/none-in
+            a -> b:80/tcp icmp => drop: ingress denied: shop/none-in
+            b -> v1:80/tcp => bwlb: n1 -> b:80
+            b -> b:80/tcp => bwlb: b -> b:80
+            b -> b:80/tcp icmp => bwlb: b -> b:80
+            b -> v2:80/tcp => drop: egress denied: shop/none-out
+            b -> c:80/tcp icmp => drop: egress denied: shop/none-out
+        "#]],
+    );
+}
+
+#[test]
 fn egress_lets_out_what_a_rule_says() {
     check(
         "pods a b c

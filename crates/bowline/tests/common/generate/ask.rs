@@ -1,20 +1,21 @@
 //! Asks targets of the lab's echo servers, several times each, and tells who answered whom on which port; and knocks where nobody may hear.
 
 use std::collections::BTreeSet;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// Where datagrams come from.
 const PORTS: std::ops::Range<u16> = 10_000..60_000;
 
 /// What a question can end in.
 enum Outcome {
-    /// Who answered, whom it saw, and on which port (by UDP it does not say).
+    /// Who answered, whom it saw, and on which port (by UDP it does not say; an echo says nothing of these).
     Answer(String, IpAddr, u16),
     /// TCP reset or port unreachable.
     Refused,
@@ -24,7 +25,7 @@ enum Outcome {
     NoWay,
 }
 
-/// A line is `tcp ADDRESS:PORT TIMES TIMEOUT_MS` as often as wanted, with `;` between; its answer has an entry for each.
+/// A line is `tcp ADDRESS:PORT TIMES TIMEOUT_MS` (or `udp`, or `icmp` with whatever port) as often as wanted, with `;` between; its answer has an entry for each.
 pub(super) fn run() -> Result<()> {
     super::converse(|line| {
         let askers: Vec<_> = line.split(';').map(|one| one.trim().to_owned()).map(|one| std::thread::spawn(move || ask(&one))).collect();
@@ -59,6 +60,7 @@ fn ask(question: &str) -> Result<Value> {
         let outcome = match *protocol {
             "tcp" => by_tcp(target, timeout),
             "udp" => by_udp(target, timeout),
+            "icmp" => by_icmp(target.ip(), timeout),
             other => bail!("no such protocol: {other}"),
         };
         match outcome.with_context(|| question.to_owned())? {
@@ -131,4 +133,43 @@ fn by_udp(target: SocketAddr, timeout: Duration) -> Result<Outcome> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let ["pod", who, "client", client, ..] = words.as_slice() else { bail!("not an answer: {text:?}") };
     Ok(Outcome::Answer((*who).to_owned(), client.parse::<SocketAddr>()?.ip().to_canonical(), 0))
+}
+
+/// An echo (RFC 792, RFC 4443), under an identifier that none before it had.
+fn by_icmp(target: IpAddr, timeout: Duration) -> Result<Outcome> {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    let (domain, protocol, request, reply) = match target {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8_u8, 0_u8),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 129),
+    };
+    // The kernel puts in the sum of ICMPv6, which is over addresses as well.
+    let sum = u32::from(request) * 256 + u32::from(id);
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16))?;
+    let message = [&[request, 0][..], &sum.to_be_bytes(), &id.to_be_bytes(), &[0; 2]].concat();
+    let socket = Socket::new(domain, Type::RAW, Some(protocol)).context("a socket for echoes")?;
+    let until = Instant::now() + timeout;
+    let talk = || -> std::io::Result<()> {
+        socket.connect(&SocketAddr::new(target, 0).into())?;
+        socket.send(&message)?;
+        let mut buffer = [0; 512];
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::from(ErrorKind::TimedOut));
+            }
+            socket.set_read_timeout(Some(left))?;
+            let length = (&socket).read(&mut buffer)?;
+            // Of IPv4 the header comes along, its length in words of four bytes.
+            let header = buffer.first().filter(|_| target.is_ipv4()).map_or(0, |first| usize::from(first & 15) * 4);
+            let heard = buffer.get(header..length).unwrap_or_default();
+            if heard.first() == Some(&reply) && heard.get(4..6) == Some(&id.to_be_bytes()[..]) {
+                return Ok(());
+            }
+        }
+    };
+    match talk() {
+        Ok(()) => Ok(Outcome::Answer(String::new(), target, 0)),
+        Err(error) => ended(error),
+    }
 }

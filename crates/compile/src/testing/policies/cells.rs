@@ -35,8 +35,8 @@ impl Scene {
         for from in pods().chain(others()) {
             let receivers = pods().chain(others().filter(|_| self.pods.contains_key(from)));
             for to in receivers {
-                let of = |port: &Port| Family::BOTH.map(|family| Cell { from, to, port: *port, family });
-                cells.extend(cast.ports.iter().flat_map(of));
+                let of = |port: Option<Port>| Family::BOTH.map(|family| Cell { from, to, port, family });
+                cells.extend(cast.ports.iter().copied().map(Some).chain([None]).flat_map(of));
             }
         }
         cells
@@ -63,14 +63,21 @@ impl Row {
             assert!(everybody().any(|name| is_meant(pattern, scene, name)), "`{}`: who is {pattern}?", self.text);
         }
         for port in &self.ports {
-            assert!(cast.ports.iter().any(|known| port.means(*known)), "`{}`: nobody serves {port:?}", self.text);
+            let mut known = cast.ports.iter().copied().map(Some).chain([None]);
+            assert!(known.any(|known| port.means(known)), "`{}`: nobody serves {port:?}", self.text);
         }
     }
 }
 
 impl PortPattern {
-    fn means(&self, port: Port) -> bool {
-        self.number.is_none_or(|number| number == port.number) && self.protocol.is_none_or(|protocol| protocol == port.protocol)
+    fn means(&self, port: Option<Port>) -> bool {
+        match (self, port) {
+            (PortPattern::Port { number, protocol }, Some(port)) => {
+                number.is_none_or(|number| number == port.number) && protocol.is_none_or(|protocol| protocol == port.protocol)
+            }
+            (PortPattern::Ping, None) => true,
+            (PortPattern::Ping, Some(_)) | (PortPattern::Port { .. }, None) => false,
+        }
     }
 }
 

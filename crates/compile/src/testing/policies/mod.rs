@@ -1,4 +1,4 @@
-//! Truth tables of NetworkPolicy as data: cases, each a few policies and who reaches whom then, cell by cell of a whole matrix.
+//! Truth tables of policies as data: cases, each a few policies and who reaches whom then, cell by cell of a whole matrix.
 //!
 //! The cast, `cast.policies`, is the same for all themes:
 //!
@@ -29,6 +29,7 @@
 //! | action | what it does |
 //! |---|---|
 //! | `policy NAMESPACE/NAME SPEC` | makes a policy or changes it; the line goes on in deeper lines as long as brackets are open |
+//! | `admin NAME PRIORITY SPEC` | makes a ClusterNetworkPolicy of that tier or changes it; `baseline` likewise |
 //! | `label WHOM KEY=VALUE KEY-` | sets and takes away labels of a pod or a namespace |
 //! | `pod x/d @n1 KEY=VALUE` | a pod that is not of the cast; `pod x/d` again gives it other labels |
 //! | `gone WHOM` | a policy or such a pod is deleted |
@@ -37,16 +38,25 @@
 //! stands for the same as `matchLabels` (with `=`) and `matchExpressions`. A block may be a name: `cidr: $x/a` becomes a peer for each family,
 //! `4$x/a` for one. Names are the pods, nodes and `out`, `n1.pods` (the addresses for pods on n1), `pods` (of all nodes) and `all`.
 //!
-//! A row is `SENDERS -> RECEIVERS:PORTS pass`, or `drop`; lists by commas. Ends are `x/a`, `x/*`, `*/a`, `n1`, `@n1` (pods on n1), `pods`,
-//! `nodes`, `out` and `*`; ports `8080/tcp`, `8080` or `tcp`, all if none is named. `4: ` or `6: ` before it is one family.
+//! A ClusterNetworkPolicy's spec is shortened further. Tier and priority are before it, a rule is `{Deny: [PEERS], protocols: [8080/tcp,
+//! 8080-8081/udp, web]}`, selectors of namespaces and nodes may be words, those of pods too (`pods: ns=x / pod=a`, of all namespaces without the
+//! first), and networks names:
 //!
-//! The matrix ([`Case::truths`]) is every pod, node and the host outside to each of them, by every port and family, where one end is a pod.
-//! Two things are true under whatever policy and are no row's affair: a pod reaches itself, and a node reaches its own pods.
+//! ```text
+//!   admin guard 10 {subject: {namespaces: ns=x}, egress: [{Accept: [{nodes: {}}, {networks: [$out]}], protocols: [8080/tcp]}]}
+//! ```
+//!
+//! A row is `SENDERS -> RECEIVERS:PORTS pass`, or `drop`; lists by commas. Ends are `x/a`, `x/*`, `*/a`, `n1`, `@n1` (pods on n1), `pods`,
+//! `nodes`, `out` and `*`; ports `8080/tcp`, `8080`, `tcp` or `icmp` (a ping), all if none is named. `4: ` or `6: ` before it is one family.
+//!
+//! The matrix ([`Case::truths`]) is every pod, node and the host outside to each of them, by every port, a ping and family, where one end is a
+//! pod. Two things are true under whatever policy and are no row's affair: a pod reaches itself, and a node reaches its own pods.
 
 mod cells;
 mod places;
 mod read;
 mod scene;
+mod tiers;
 mod worlds;
 
 use std::collections::BTreeMap;
@@ -72,6 +82,7 @@ pub const THEMES: &[(&str, &str)] = &[
     ("sums", include_str!("sums.policies")),
     ("conflicts", include_str!("conflicts.policies")),
     ("paths", include_str!("paths.policies")),
+    ("tiers", include_str!("tiers.policies")),
     ("changes", include_str!("changes.policies")),
     ("examples", include_str!("examples.policies")),
 ];
@@ -146,6 +157,8 @@ pub struct Step {
 pub enum Action {
     /// A policy is as its spec says.
     Policy(String, Value),
+    /// A ClusterNetworkPolicy is as its spec says.
+    ClusterPolicy(String, Value),
     /// A pod or a namespace has other labels; those without a value are taken away.
     Label(String, Vec<(String, Option<String>)>),
     /// A pod that is not of the cast is there.
@@ -165,9 +178,9 @@ struct Row {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct PortPattern {
-    number: Option<u16>,
-    protocol: Option<Protocol>,
+enum PortPattern {
+    Port { number: Option<u16>, protocol: Option<Protocol> },
+    Ping,
 }
 
 /// One connection of the matrix.
@@ -177,8 +190,8 @@ pub struct Cell<'s> {
     pub from: &'s str,
     /// To whom.
     pub to: &'s str,
-    /// To which port.
-    pub port: Port,
+    /// To which port; a ping has none.
+    pub port: Option<Port>,
     /// By which family.
     pub family: Family,
 }
@@ -194,8 +207,27 @@ pub struct Truth<'t> {
 
 impl std::fmt::Display for Cell<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Port { number, protocol } = self.port;
-        write!(f, "{} -> {}:{number}/{} {}", self.from, self.to, protocol.to_string().to_lowercase(), self.family)
+        let port = match self.port {
+            Some(Port { number, protocol }) => format!("{number}/{}", protocol.to_string().to_lowercase()),
+            None => "icmp".to_owned(),
+        };
+        write!(f, "{} -> {}:{port} {}", self.from, self.to, self.family)
+    }
+}
+
+impl Cell<'_> {
+    /// The number of its protocol (IANA).
+    pub fn protocol(&self) -> u8 {
+        match (self.port, self.family) {
+            (Some(port), _) => port.protocol.number(),
+            (None, Family::V4) => 1,
+            (None, Family::V6) => 58,
+        }
+    }
+
+    /// The number of its port.
+    pub fn dst_port(&self) -> Option<u16> {
+        self.port.map(|port| port.number)
     }
 }
 
@@ -211,7 +243,7 @@ pub struct Found {
 }
 
 /// How many cells there are at least.
-const CELLS: usize = 400_000;
+const CELLS: usize = 640_000;
 
 /// How many wrong cells of a step are told.
 const TOLD: usize = 3;

@@ -44,10 +44,22 @@ pub fn plain(node_of: impl Fn(&str) -> Option<String>) -> impl Fn(&str, Family) 
 /// A policy's spec with networks for names.
 pub(super) fn with_addresses(spec: &Value, places: &dyn Places) -> Value {
     match spec {
-        Value::Object(fields) => Value::Object(fields.iter().map(|(key, value)| (key.clone(), with_addresses(value, places))).collect()),
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| match (key.as_str(), value) {
+                ("networks", Value::Array(names)) => (key.clone(), networks(names, places)),
+                _ => (key.clone(), with_addresses(value, places)),
+            };
+            Value::Object(fields.iter().map(field).collect())
+        }
         Value::Array(items) => Value::Array(items.iter().flat_map(|item| peers(item, places)).collect()),
         plain @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => plain.clone(),
     }
+}
+
+/// A name is its network in each family.
+fn networks(names: &[Value], places: &dyn Places) -> Value {
+    let of = |name: &Value| Family::BOTH.map(|family| named(name.as_str().unwrap(), places, family)).into_iter().flatten();
+    names.iter().flat_map(of).collect()
 }
 
 /// A peer by a named block is one for each family of the name; everything else stays one.

@@ -3,7 +3,7 @@
 use bowline_model::Family;
 use serde_json::{Map, Value, json};
 
-use super::{Action, Case, Cast, Labels, Port, PortPattern, Row, Scene, Step, TablePod, Theme};
+use super::{Action, Case, Cast, Labels, Port, PortPattern, Row, Scene, Step, TablePod, Theme, tiers};
 
 impl Cast {
     /// Reads the cast.
@@ -79,8 +79,12 @@ impl Step {
         match verb {
             "policy" => {
                 let (name, spec) = rest.split_once(' ').unwrap();
-                let spec = serde_saphyr::from_str(spec).unwrap_or_else(|error| panic!("{line}: {error}"));
-                self.actions.push(Action::Policy(name.to_owned(), selectors(spec)));
+                self.actions.push(Action::Policy(name.to_owned(), spec_of(spec)));
+            }
+            "admin" | "baseline" => {
+                let tier = if verb == "admin" { "Admin" } else { "Baseline" };
+                let (name, spec) = tiers::policy(tier, rest, spec_of);
+                self.actions.push(Action::ClusterPolicy(name, spec));
             }
             "label" => {
                 let change = |word: &&str| match word.split_once('=') {
@@ -135,11 +139,12 @@ fn row(line: &str) -> Row {
 
 fn port_pattern(word: &str) -> PortPattern {
     let (number, protocol) = match word.split_once('/') {
+        None if word == "icmp" => return PortPattern::Ping,
         Some((number, protocol)) => (Some(number), Some(protocol)),
         None if word.starts_with(|c: char| c.is_ascii_digit()) => (Some(word), None),
         None => (None, Some(word)),
     };
-    PortPattern { number: number.map(|text| text.parse().unwrap()), protocol: protocol.map(|text| text.parse().unwrap()) }
+    PortPattern::Port { number: number.map(|text| text.parse().unwrap()), protocol: protocol.map(|text| text.parse().unwrap()) }
 }
 
 fn port(text: &str) -> Port {
@@ -168,18 +173,31 @@ fn pod(text: &str) -> (String, TablePod) {
     (name.to_owned(), pod)
 }
 
+fn spec_of(text: &str) -> Value {
+    selectors(serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}")))
+}
+
 /// Selectors that are words, as the API has them.
 fn selectors(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
             let field = |(key, value): (String, Value)| match (key.as_str(), value) {
-                ("podSelector" | "namespaceSelector", Value::String(words)) => (key, selector(&words)),
+                ("podSelector" | "namespaceSelector" | "namespaces" | "nodes", Value::String(words)) => (key, selector(&words)),
+                ("pods", Value::String(words)) => (key, namespaced(&words)),
                 (_, value) => (key, selectors(value)),
             };
             Value::Object(fields.into_iter().map(field).collect())
         }
         Value::Array(items) => Value::Array(items.into_iter().map(selectors).collect()),
         plain @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => plain,
+    }
+}
+
+/// `NAMESPACES / PODS`, or pods of all namespaces.
+fn namespaced(words: &str) -> Value {
+    match words.split_once(" / ") {
+        Some((namespaces, pods)) => json!({"namespaceSelector": selector(namespaces), "podSelector": selector(pods)}),
+        None => json!({"podSelector": selector(words)}),
     }
 }
 

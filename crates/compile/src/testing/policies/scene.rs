@@ -17,6 +17,8 @@ pub struct Scene {
     pub pods: BTreeMap<String, TablePod>,
     /// Specs of policies by `namespace/name`, with names for addresses.
     pub policies: BTreeMap<String, Value>,
+    /// Specs of ClusterNetworkPolicies by name, likewise.
+    pub cluster_policies: BTreeMap<String, Value>,
 }
 
 /// The API's objects, by kind and name; pods without a status.
@@ -26,6 +28,7 @@ impl Scene {
     pub(super) fn take(&mut self, action: &Action, cast: &Cast) {
         match action {
             Action::Policy(name, spec) => drop(self.policies.insert(name.clone(), spec.clone())),
+            Action::ClusterPolicy(name, spec) => drop(self.cluster_policies.insert(name.clone(), spec.clone())),
             Action::Label(whom, changes) => {
                 let labels = match self.pods.get_mut(whom) {
                     Some(pod) => &mut pod.labels,
@@ -45,8 +48,8 @@ impl Scene {
             }
             Action::Gone(name) if cast.scene.pods.contains_key(name) => panic!("{name} is of the cast, and stays"),
             Action::Gone(name) => {
-                let pod = self.pods.remove(name).is_some();
-                assert!(pod || self.policies.remove(name).is_some(), "{name} was not there");
+                let policy = self.policies.remove(name).or_else(|| self.cluster_policies.remove(name));
+                assert!(self.pods.remove(name).is_some() || policy.is_some(), "{name} was not there");
             }
         }
     }
@@ -85,6 +88,13 @@ impl Scene {
                 "spec": places::with_addresses(spec, places),
             });
             objects.insert((Kind::NetworkPolicy, full.clone()), json);
+        }
+        for (name, spec) in &self.cluster_policies {
+            let json = json!({
+                "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": name},
+                "spec": places::with_addresses(spec, places),
+            });
+            objects.insert((Kind::ClusterNetworkPolicy, name.clone()), json);
         }
         objects
     }

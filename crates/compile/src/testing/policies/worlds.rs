@@ -50,7 +50,8 @@ impl<'c> Worlds<'c> {
                 let of = |name: &str| Family::BOTH.map(|family| places.network(name, family));
                 let [addresses, pods] =
                     [of(name).map(|net| net.addr().to_string()), of(&format!("{name}.pods")).map(|net| format!("cidr={net}"))];
-                for change in notation::changes(&format!("node {name} {} {}", addresses.join(" "), pods.join(" "))) {
+                let line = format!("node {name} {} {} kubernetes.io/hostname={name}", addresses.join(" "), pods.join(" "));
+                for change in notation::changes(&line) {
                     touched.merge(world.apply(change).value);
                 }
             }
@@ -123,7 +124,7 @@ impl<'c> Worlds<'c> {
     pub fn flow(&self, cell: &Cell<'_>, at: &Follower) -> (End, Flow) {
         let (src, dst) = (self.address(cell.from, cell.family), self.address(cell.to, cell.family));
         let own = at.world.settings().node_name.to_string() == cell.from;
-        let mut flow = Flow::between(src, dst, cell.port.protocol.number(), Some(cell.port.number));
+        let mut flow = Flow::between(src, dst, cell.protocol(), cell.dst_port());
         flow.from_own_node = own;
         (if own { End::OwnNode(src) } else { End::Address(src) }, flow)
     }
