@@ -8,10 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bowline_compile::{Flow, Judge};
 use bowline_dataplane::service::nftables::TRANSLATED_MARK;
-use bowline_kernel::conntrack::{Conntrack, ConntrackError, Entry};
+use bowline_kernel::conntrack::{Conntrack, ConntrackError, Entry, Tuple};
 use bowline_kernel::netlink::Netlink;
 use bowline_model::Protocol;
 use bowline_model::intent::Intent;
@@ -69,7 +70,7 @@ impl Work {
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub(super) fn cut(&self, newest: &dyn Fn() -> Arc<Intent>) -> Result<usize, ConntrackError> {
+    pub(super) fn cut(&self, newest: &dyn Fn() -> Arc<Intent>, turned: &mut Turned) -> Result<usize, ConntrackError> {
         let mut conntrack = Conntrack::open()?;
         let local = local_addresses();
         let view = View::of(&self.new, &local);
@@ -79,7 +80,20 @@ impl Work {
             let view = View::of(&newest, &local);
             doomed.retain(|entry| self.dooms(entry, &view));
         }
-        conntrack.delete_all(&doomed)
+        turned.remember(&doomed, Instant::now());
+        let mut cut = conntrack.delete_all(&doomed)?;
+        // Most answers come at once; what comes later is found by the looks to come.
+        for _ in 0..MOST_LOOKS {
+            if turned.0.is_empty() {
+                break;
+            }
+            std::thread::sleep(BETWEEN_LOOKS);
+            match turned.cut(Instant::now())? {
+                0 => break,
+                more => cut += more,
+            }
+        }
+        Ok(cut)
     }
 
     fn dooms(&self, entry: &Entry, view: &View<'_>) -> bool {
@@ -88,6 +102,44 @@ impl Work {
             || (self.services && view.frontends.is_stale(entry, &view.own))
     }
 }
+
+/// Flows that were cut and need no beginning (UDP and the like), by what answers them.
+///
+/// An answer that was on its way when its flow was cut begins a flow the other way round. That may be allowed, and everything that the end which is denied
+/// goes on sending is its answer then. So such a flow is cut as well, for a while; what begins it later is no answer to what was cut.
+#[derive(Debug, Default)]
+pub(super) struct Turned(BTreeMap<Tuple, Instant>);
+
+/// How long answers may be on their way.
+const ON_THE_WAY: Duration = Duration::from_secs(5);
+
+/// Looks right after a cut, until one finds nothing, and the time between them.
+const MOST_LOOKS: usize = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
+impl Turned {
+    fn remember(&mut self, cut: &[Entry], now: Instant) {
+        let begins_anyhow = |entry: &&Entry| !BEGIN_BY_A_WORD.contains(&entry.original.protocol);
+        self.0.extend(cut.iter().filter(begins_anyhow).map(|entry| (entry.reply, now)));
+    }
+
+    /// Cuts what has begun the other way round by now.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub(super) fn cut(&mut self, now: Instant) -> Result<usize, ConntrackError> {
+        self.0.retain(|_, since| now.duration_since(*since) < ON_THE_WAY);
+        if self.0.is_empty() {
+            return Ok(0);
+        }
+        let mut conntrack = Conntrack::open()?;
+        let doomed = conntrack.entries_where(|entry| self.0.contains_key(&entry.original))?;
+        conntrack.delete_all(&doomed)
+    }
+}
+
+/// Protocols in which an answer alone begins no flow: ICMP, TCP, ICMPv6 and SCTP.
+const BEGIN_BY_A_WORD: [u8; 4] = [1, 6, 58, 132];
 
 /// The addresses at the node's links, pods' not among them. Where the kernel does not tell, nobody has any: more is cut then, not less.
 fn local_addresses() -> BTreeSet<IpAddr> {
@@ -285,7 +337,7 @@ impl<'a> Datagrams<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bowline_kernel::conntrack::{Discriminator, Tuple};
+    use bowline_kernel::conntrack::Discriminator;
     use bowline_model::ServiceName;
     use bowline_model::intent::policy::{AddressSet, Direction, PodPolicy, PodSide, Tier, TierRules};
     use bowline_model::intent::services::{ServiceIntent, WhenEmpty};
@@ -446,6 +498,17 @@ mod tests {
             entry.original.source = source.parse().unwrap();
             assert_eq!(own.flow(&entry).from_own_node, is_own, "{source}");
         }
+    }
+
+    #[test]
+    fn what_answers_a_cut_flow_is_remembered_for_a_while_where_an_answer_may_begin_one() {
+        let (udp, mut tcp) = (entry("10.42.1.7", 53), entry("10.42.1.8", 53));
+        (tcp.original.protocol, tcp.reply.protocol) = (6, 6);
+        let (now, mut turned) = (Instant::now(), Turned::default());
+        turned.remember(&[udp, tcp], now);
+        assert_eq!(turned.0.keys().collect::<Vec<_>>(), [&entry("10.42.1.7", 53).reply]);
+        assert_eq!(turned.cut(now + ON_THE_WAY).unwrap(), 0, "and then not even looked for");
+        assert!(turned.0.is_empty());
     }
 
     #[test]

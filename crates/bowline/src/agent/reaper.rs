@@ -17,7 +17,7 @@ use bowline_model::intent::Intent;
 use tokio::sync::watch;
 
 use super::apply::Applied;
-use super::reap::Work;
+use super::reap::{Turned, Work};
 
 /// Pause before work is tried again that failed by chance.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -146,14 +146,27 @@ impl Reaper {
     /// When there is no thread to be had.
     pub(super) fn start(applied: watch::Sender<Applied>, epoch: Epoch) -> io::Result<Reaper> {
         let own = epoch.clone();
+        let turned = Arc::<Mutex<Turned>>::default();
+        let later = turned.clone();
         let cut = move |work: &Work, newest: &dyn Fn() -> Arc<Intent>| {
             advance(&own);
             hand_over(&own, Which::All);
-            let cut = work.cut(newest);
+            let cut = work.cut(newest, &mut turned.lock().unwrap_or_else(PoisonError::into_inner));
             advance(&own);
             cut
         };
-        Reaper::start_with(applied, cut, move |which| hand_over(&epoch, which))
+        let look = move |which| {
+            hand_over(&epoch, which);
+            match later.lock().unwrap_or_else(PoisonError::into_inner).cut(Instant::now()) {
+                Ok(0) => {}
+                Ok(cut) => {
+                    advance(&epoch);
+                    tracing::info!(cut, "flows cut that answers to what was cut had begun");
+                }
+                Err(error) => tracing::warn!(%error, "flows cannot be looked over after a cut"),
+            }
+        };
+        Reaper::start_with(applied, cut, look)
     }
 
     fn start_with<C, H>(applied: watch::Sender<Applied>, mut cut: C, mut hand_over: H) -> io::Result<Reaper>
