@@ -159,6 +159,14 @@ pub(crate) fn links(routes: &RoutesIntent, host: &HostFacts) -> BTreeSet<Arc<str
     direct.chain(context.tunnels.values().cloned()).collect()
 }
 
+/// The link by which packets of one family go to a peer's pods and come from them; none where there is no way to it.
+pub fn link_to(routes: &RoutesIntent, host: &HostFacts, peer: &FabricNode, family: Family) -> Option<Arc<str>> {
+    match Context::of(routes, host)?.way(peer, family).ok()? {
+        Way::Direct { link, .. } => Some(link),
+        Way::Tunnel { device, .. } => Some(device),
+    }
+}
+
 /// What keeps nodes of the intent from being reached, all of it whatever has changed.
 pub(crate) fn problems(routes: &RoutesIntent, host: &HostFacts) -> Vec<Problem> {
     let Some(context) = Context::of(routes, host) else { return Vec::new() };

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bowline_compile::explain::{Cause, Entry, Explanation, Hop, Outcome, Seen, Sent};
+use bowline_dataplane::fabric;
 use bowline_dataplane::interpret::{self, End, LeadsTo, Packet, Table};
 use bowline_dataplane::policy::nftables::Reason;
 use bowline_dataplane::stop::{Stop, stop};
@@ -16,7 +17,7 @@ use bowline_model::Family;
 use bowline_model::intent::Intent;
 use bowline_model::intent::pods::PodIntent;
 use bowline_model::intent::policy::Tier;
-use bowline_model::intent::routes::BackendConf;
+use bowline_model::intent::routes::FabricNode;
 
 use crate::agent::apply::Applied;
 
@@ -100,9 +101,10 @@ impl<'a> Kernel<'a> {
             Entry::OwnNode => {}
             Entry::Outside => packet.iif = uplink(self.applied),
             Entry::Fabric(from) => {
-                packet.iif = fabric(self.applied);
                 let peers = &self.applied.intent.routes.peers;
-                packet.ether_src = peers.iter().find(|(name, _)| name.as_str() == from).map(|(_, peer)| peer.vtep_mac);
+                let peer = peers.iter().find(|(name, _)| name.as_str() == from).map(|(_, peer)| peer);
+                packet.iif = peer.map_or_else(String::new, |peer| link_to(self.applied, peer, &hop.src));
+                packet.ether_src = peer.map(|peer| peer.vtep_mac);
             }
         }
         Some(packet)
@@ -138,8 +140,8 @@ fn leads_to(applied: &Applied, local: &BTreeSet<IpAddr>, ip: &IpAddr) -> LeadsTo
     if let Some(pod) = pod_at(applied, ip) {
         return LeadsTo::Link(pod.host_ifname.to_string());
     }
-    let of_peer = applied.intent.routes.peers.values().any(|peer| peer.pod_cidrs.iter().any(|net| net.contains(ip)));
-    LeadsTo::Link(if of_peer { fabric(applied) } else { uplink(applied) })
+    let peer = applied.intent.routes.peers.values().find(|peer| peer.pod_cidrs.iter().any(|net| net.contains(ip)));
+    LeadsTo::Link(peer.map_or_else(|| uplink(applied), |peer| link_to(applied, peer, ip)))
 }
 
 /// The link that the nodes' own addresses are on.
@@ -148,10 +150,8 @@ fn uplink(applied: &Applied) -> String {
     host.default_link.clone().or_else(|| host.links.first().map(|link| link.name.clone())).map_or_else(String::new, |name| name.to_string())
 }
 
-/// The link that leads to other nodes' pods.
-fn fabric(applied: &Applied) -> String {
-    match applied.intent.routes.backend {
-        BackendConf::Vxlan { vni, .. } => format!("bowline.{vni}"),
-        BackendConf::HostGw => uplink(applied),
-    }
+/// The link between this node and a peer's pods, for the address's family; no link where there is no way.
+fn link_to(applied: &Applied, peer: &FabricNode, ip: &IpAddr) -> String {
+    let link = fabric::link_to(&applied.intent.routes, &applied.host, peer, Family::of(ip));
+    link.map_or_else(String::new, |link| link.to_string())
 }
