@@ -257,7 +257,7 @@ impl CniServer {
         })?;
         // The pod is newer than what a watch that broke has told: there may be policies for it of which nothing is known yet.
         self.wait(&self.unheard, POLICY_WAIT, Unheard::is_empty).map_err(|_| {
-            let kinds: Vec<String> = self.unheard.borrow().iter().map(|kind| format!("{kind:?}")).collect();
+            let kinds: Vec<String> = self.unheard.borrow().iter().map(ToString::to_string).collect();
             again("policies may have changed without this node's hearing", format!("no watch of {} at the moment", kinds.join(", ")))
         })?;
         Ok(result(record))

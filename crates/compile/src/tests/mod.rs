@@ -4,6 +4,7 @@
 mod cases;
 mod cluster_policy_table;
 mod explain_properties;
+mod explain_questions;
 mod explain_table;
 mod explain_tiers;
 mod facts;

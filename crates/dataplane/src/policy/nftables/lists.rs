@@ -51,9 +51,9 @@ impl<'a> Touched<'a> {
             for pod in old.pods.values().chain(new.pods.values()) {
                 for direction in Direction::BOTH {
                     let side = pod.side(direction);
-                    let of_policies = side.policies.iter().flatten().any(|name| names.iter().any(|(n, d)| *d == direction && *n == name));
                     let mut tiers = side.admin.iter().chain(&side.baseline);
-                    if of_policies || tiers.any(|name| ranked.iter().any(|(n, d)| *d == direction && *n == name)) {
+                    let of_policies = side.policies.iter().flatten().any(|name| names.contains(&(name, direction)));
+                    if of_policies || tiers.any(|name| ranked.contains(&(name, direction))) {
                         touched.add(direction, side);
                     }
                 }
@@ -102,7 +102,7 @@ fn tier_lists(side: &PodSide) -> impl Iterator<Item = (Tier, &[ClusterPolicyName
 fn came_or_went<'m, K: Ord, V: PartialEq>(
     old: &'m OrdMap<(K, Direction), V>,
     new: &'m OrdMap<(K, Direction), V>,
-) -> Vec<(&'m K, Direction)> {
+) -> BTreeSet<(&'m K, Direction)> {
     let keys = old.diff(new).filter_map(|item| match item {
         DiffItem::Add(key, _) | DiffItem::Remove(key, _) => Some((&key.0, key.1)),
         DiffItem::Update { .. } => None,
@@ -111,7 +111,10 @@ fn came_or_went<'m, K: Ord, V: PartialEq>(
 }
 
 /// Keys under which they differ.
-fn others<'m, K: Ord, V: PartialEq>(old: &'m OrdMap<(K, Direction), V>, new: &'m OrdMap<(K, Direction), V>) -> Vec<(&'m K, Direction)> {
+fn others<'m, K: Ord, V: PartialEq>(
+    old: &'m OrdMap<(K, Direction), V>,
+    new: &'m OrdMap<(K, Direction), V>,
+) -> BTreeSet<(&'m K, Direction)> {
     let keys = old.diff(new).map(|item| match item {
         DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => (&key.0, key.1),
     });
