@@ -253,6 +253,11 @@ impl RuleBuilder {
         self.bits(Expr::Ct { key: CtKey::Mark, to: Reg(0) }, mask, CmpOp::Ne, 0)
     }
 
+    /// The connection's mark has none of these bits.
+    pub(crate) fn ct_mark_without(self, mask: u32) -> Self {
+        self.bits(Expr::Ct { key: CtKey::Mark, to: Reg(0) }, mask, CmpOp::Eq, 0)
+    }
+
     /// Sets a bit of the connection's mark, by way of `scratch`.
     pub(crate) fn set_ct_mark_bit(self, bit: u32, scratch: Reg) -> Self {
         let set = Expr::Bitwise { from: scratch, to: scratch, mask: (!bit).to_ne_bytes().into(), xor: bit.to_ne_bytes().into() };

@@ -301,7 +301,7 @@ impl Applier {
         let repaired = old.revision == intent.revision && rules.written + rules.removed > 0;
         let work = Work::between(&self.reaped, intent, repaired);
         // Before the revision is told of: nothing more begins by the rules of before, however long the reaper is at what it has.
-        if work.is_some() {
+        if work.as_ref().is_some_and(|work| !work.only_opens()) {
             self.fastpath.forget();
         }
         // What is cut before its rules are there would come up again by those of before.

@@ -1,18 +1,18 @@
-//! After a change of rules: the connections that are no longer allowed, and datagram flows to endpoints that are gone, are forgotten.
+//! After a change of rules: the connections that are no longer allowed, and datagram flows to endpoints that are gone, are cut.
 //!
 //! Rules judge a connection's first packet; the kernel lets the rest pass by its state. So a change that closes has to take the state away,
-//! and the next packet is judged anew (TCP without SYN is then no new connection to a selected pod, so the cut is final).
+//! and the next packet is judged anew (TCP without SYN is then no new connection to a selected pod, so the cut is final), or to hold it
+//! ([`Fate`]).
 //!
 //! What is here decides and does; when, and on which thread, is the business of `reaper`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bowline_compile::{Flow, Judge};
-use bowline_dataplane::service::nftables::TRANSLATED_MARK;
-use bowline_kernel::conntrack::{Conntrack, ConntrackError, Entry, Tuple};
+use bowline_dataplane::objects::net::{HELD_MARK, TRANSLATED_MARK};
+use bowline_kernel::conntrack::{Conntrack, ConntrackError, Entry};
 use bowline_kernel::netlink::Netlink;
 use bowline_model::Protocol;
 use bowline_model::intent::Intent;
@@ -39,13 +39,15 @@ impl Work {
     /// Everything is looked over when nothing is known of what was in force before: after the start (the change may have come while no
     /// agent was there), and where rules had to be `repaired` (what was let in while they were gone is not let go on).
     ///
-    /// A change that only opens, or only adds a pod, is no work: nothing of it can have a connection that is no longer allowed.
+    /// After a change that only opens, or only adds a pod, nothing can have a connection that is no longer allowed: there is work only
+    /// [where some are held](Work::only_opens).
     pub(super) fn between(old: &Intent, new: &Arc<Intent>, repaired: bool) -> Option<Work> {
         let unknown = repaired || old.revision == 0;
         let gone = Gone::between(old, new, unknown);
         let policy = unknown || closes(&old.policy, &new.policy);
         let services = unknown || old.services != new.services;
-        (policy || services || !gone.is_empty()).then(|| Work { gone, policy, services, new: new.clone() })
+        let any = policy || services || !gone.is_empty() || differ(&old.policy, &new.policy);
+        any.then(|| Work { gone, policy, services, new: new.clone() })
     }
 
     /// The same and what came after it, in one.
@@ -66,76 +68,78 @@ impl Work {
         self.new.revision
     }
 
-    /// Forgets what is no longer allowed. Looking takes its time; what was allowed meanwhile (it is `newest`, and may be in the kernel) stays.
+    /// Whether there is nothing to cut, and only what is held may be let go.
+    pub(super) fn only_opens(&self) -> bool {
+        !self.policy && !self.services && self.gone.is_empty()
+    }
+
+    /// Forgets or holds what is no longer allowed, and lets go what is held and allowed. Looking takes its time; what was allowed meanwhile (it is
+    /// `newest`, and may be in the kernel) stays.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub(super) fn cut(&self, newest: &dyn Fn() -> Arc<Intent>, turned: &mut Turned) -> Result<usize, ConntrackError> {
+    pub(super) fn cut(&self, newest: &dyn Fn() -> Arc<Intent>) -> Result<Cut, ConntrackError> {
         let mut conntrack = Conntrack::open()?;
         let local = local_addresses();
         let view = View::of(&self.new, &local);
-        let mut doomed = conntrack.entries_where(|entry| self.dooms(entry, &view))?;
+        let concerns = |entry: &Entry| is_held(entry) || self.fate(entry, &view) != Fate::Stays;
+        let found = match self.only_opens() {
+            true => conntrack.entries_marked(HELD_MARK, concerns)?,
+            false => conntrack.entries_where(concerns)?,
+        };
         let newest = newest();
-        if newest.revision != self.new.revision {
-            let view = View::of(&newest, &local);
-            doomed.retain(|entry| self.dooms(entry, &view));
-        }
-        turned.remember(&doomed, Instant::now());
-        let mut cut = conntrack.delete_all(&doomed)?;
-        // Most answers come at once; what comes later is found by the looks to come.
-        for _ in 0..MOST_LOOKS {
-            if turned.0.is_empty() {
-                break;
-            }
-            std::thread::sleep(BETWEEN_LOOKS);
-            match turned.cut(Instant::now())? {
-                0 => break,
-                more => cut += more,
-            }
-        }
-        Ok(cut)
+        let view = if newest.revision == self.new.revision { view } else { View::of(&newest, &local) };
+        let of = |wanted: Fate| -> Vec<Entry> { found.iter().filter(|entry| self.fate(entry, &view) == wanted).copied().collect() };
+        let begun = conntrack.mark_all(&of(Fate::IsHeld { already: false }), HELD_MARK)?;
+        let let_go = conntrack.delete_all(&of(Fate::IsLetGo))?;
+        let forgotten = conntrack.delete_all(&of(Fate::IsForgotten))?;
+        let holds = begun > 0 || !of(Fate::IsHeld { already: true }).is_empty();
+        Ok(Cut { cut: begun + forgotten, let_go, holds })
     }
 
-    fn dooms(&self, entry: &Entry, view: &View<'_>) -> bool {
-        self.gone.concerns(entry, &view.own)
-            || (self.policy && view.own.concerns_pods(entry) && !view.judge.verdict(&view.own.flow(entry)).allowed)
-            || (self.services && view.frontends.is_stale(entry, &view.own))
+    fn fate(&self, entry: &Entry, view: &View<'_>) -> Fate {
+        if self.gone.concerns(entry, &view.own) || (self.services && view.frontends.is_stale(entry, &view.own)) {
+            return Fate::IsForgotten;
+        }
+        let held = is_held(entry);
+        let is_asked = (self.policy || held) && view.own.concerns_pods(entry);
+        if is_asked && !view.judge.verdict(&view.own.flow(entry)).allowed {
+            return if BEGIN_BY_A_WORD.contains(&entry.original.protocol) { Fate::IsForgotten } else { Fate::IsHeld { already: held } };
+        }
+        if held { Fate::IsLetGo } else { Fate::Stays }
     }
 }
 
-/// Flows that were cut and need no beginning (UDP and the like), by what answers them.
+/// What was done about connections.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// How many are no longer allowed: they are forgotten, or held from now on.
+    pub(super) cut: usize,
+    /// How many were held and are allowed again: they may begin anew.
+    pub(super) let_go: usize,
+    /// Whether there are any that are held now.
+    pub(super) holds: bool,
+}
+
+/// What becomes of a connection.
 ///
-/// An answer that was on its way when its flow was cut begins a flow the other way round. That may be allowed, and everything that the end which is denied
-/// goes on sending is its answer then. So such a flow is cut as well, for a while; what begins it later is no answer to what was cut.
-#[derive(Debug, Default)]
-pub(super) struct Turned(BTreeMap<Tuple, Instant>);
+/// One that begins with a word is forgotten when policies no longer allow it: what comes later is of no connection. UDP and the like have no such word, and
+/// an answer that is on its way would begin a flow the other way round, which policies may allow; what the end that is denied goes on sending
+/// would be its answer. So such a flow is kept and held: the rules judge each of its packets as a beginning, in the direction in which it goes,
+/// until the flow ends or policies allow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    IsForgotten,
+    /// It may have been held `already`.
+    IsHeld {
+        already: bool,
+    },
+    IsLetGo,
+}
 
-/// How long answers may be on their way.
-const ON_THE_WAY: Duration = Duration::from_secs(5);
-
-/// Looks right after a cut, until one finds nothing, and the time between them.
-const MOST_LOOKS: usize = 10;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
-
-impl Turned {
-    fn remember(&mut self, cut: &[Entry], now: Instant) {
-        let begins_anyhow = |entry: &&Entry| !BEGIN_BY_A_WORD.contains(&entry.original.protocol);
-        self.0.extend(cut.iter().filter(begins_anyhow).map(|entry| (entry.reply, now)));
-    }
-
-    /// Cuts what has begun the other way round by now.
-    ///
-    /// # Errors
-    /// When the kernel does not answer.
-    pub(super) fn cut(&mut self, now: Instant) -> Result<usize, ConntrackError> {
-        self.0.retain(|_, since| now.duration_since(*since) < ON_THE_WAY);
-        if self.0.is_empty() {
-            return Ok(0);
-        }
-        let mut conntrack = Conntrack::open()?;
-        let doomed = conntrack.entries_where(|entry| self.0.contains_key(&entry.original))?;
-        conntrack.delete_all(&doomed)
-    }
+fn is_held(entry: &Entry) -> bool {
+    entry.mark & HELD_MARK != 0
 }
 
 /// Protocols in which an answer alone begins no flow: ICMP, TCP, ICMPv6 and SCTP.
@@ -176,6 +180,15 @@ fn closes(old: &PolicyIntent, new: &PolicyIntent) -> bool {
         || old.rules.diff(&new.rules).any(|item| !matches!(item, DiffItem::Add(..)))
         || old.tiers.diff(&new.tiers).any(|item| !matches!(item, DiffItem::Add(..)))
         || closes_by_members(old, new)
+}
+
+/// Whether policies differ at all.
+fn differ(old: &PolicyIntent, new: &PolicyIntent) -> bool {
+    old.pods.diff(&new.pods).next().is_some()
+        || old.rules.diff(&new.rules).next().is_some()
+        || old.tiers.diff(&new.tiers).next().is_some()
+        || old.sets.diff(&new.sets).next().is_some()
+        || old.named_ports.diff(&new.named_ports).next().is_some()
 }
 
 /// Whether a set's other members may close something: one that lost some, or one that gained some and that a rule denies or passes on.
@@ -337,10 +350,11 @@ impl<'a> Datagrams<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bowline_kernel::conntrack::Discriminator;
-    use bowline_model::ServiceName;
+    use bowline_kernel::conntrack::{Discriminator, Tuple};
+    use bowline_model::intent::pods::{PodIntent, PodsIntent};
     use bowline_model::intent::policy::{AddressSet, Direction, PodPolicy, PodSide, Tier, TierRules};
     use bowline_model::intent::services::{ServiceIntent, WhenEmpty};
+    use bowline_model::{PolicyName, ServiceName};
 
     fn services(endpoints: &[(&str, u16)]) -> ServicesIntent {
         let endpoints = endpoints.iter().map(|(ip, port)| Endpoint { ip: ip.parse().unwrap(), port: *port }).collect();
@@ -500,15 +514,34 @@ mod tests {
         }
     }
 
+    /// What becomes of the flow 10.42.0.5 -> 10.42.1.7 where the policies of 10.42.1.7 deny or allow everything.
+    fn fate(protocol: u8, mark: u32, denied: bool, gone: bool) -> Fate {
+        let mut intent = Intent::default();
+        let link: Arc<str> = "bwl1".into();
+        let ips = bowline_model::Dual::first_of(["10.42.1.7".parse().unwrap()]);
+        let mac = bowline_model::MacAddr([2, 0, 0, 0, 0, 1]);
+        let pod = PodIntent { pod: None, host_ifname: link.clone(), mac, host_mac: mac, ips, host_ports: Vec::new() };
+        intent.pods = Arc::new(PodsIntent { pods: [(link.clone(), Arc::new(pod))].into_iter().collect() });
+        let isolated = PodSide { policies: Some(vec![PolicyName::new("shop", "none")]), ..PodSide::default() };
+        let policy = PodPolicy { ingress: if denied { isolated } else { PodSide::default() }, ..PodPolicy::default() };
+        intent.policy = Arc::new(PolicyIntent { pods: [(link, Arc::new(policy))].into_iter().collect(), ..PolicyIntent::default() });
+        let mut entry = entry("10.42.1.7", 53);
+        (entry.mark, entry.original.protocol, entry.reply.protocol) = (mark, protocol, protocol);
+        let addresses = gone.then(|| entry.original.source).into_iter().collect();
+        let gone = Gone { addresses, pods: BTreeSet::new(), subnets: Vec::new() };
+        let work = Work { gone, policy: denied, services: false, new: Arc::new(intent) };
+        work.fate(&entry, &View::of(&work.new, &BTreeSet::new()))
+    }
+
     #[test]
-    fn what_answers_a_cut_flow_is_remembered_for_a_while_where_an_answer_may_begin_one() {
-        let (udp, mut tcp) = (entry("10.42.1.7", 53), entry("10.42.1.8", 53));
-        (tcp.original.protocol, tcp.reply.protocol) = (6, 6);
-        let (now, mut turned) = (Instant::now(), Turned::default());
-        turned.remember(&[udp, tcp], now);
-        assert_eq!(turned.0.keys().collect::<Vec<_>>(), [&entry("10.42.1.7", 53).reply]);
-        assert_eq!(turned.cut(now + ON_THE_WAY).unwrap(), 0, "and then not even looked for");
-        assert!(turned.0.is_empty());
+    fn flows_that_any_packet_begins_are_held_until_policies_allow_them() {
+        for (protocol, when_denied) in [(17, Fate::IsHeld { already: false }), (6, Fate::IsForgotten), (1, Fate::IsForgotten)] {
+            assert_eq!(fate(protocol, 0, true, false), when_denied, "protocol {protocol}");
+            assert_eq!(fate(protocol, 0, false, false), Fate::Stays, "protocol {protocol}");
+            assert_eq!(fate(protocol, 0, true, true), Fate::IsForgotten, "protocol {protocol}, of a pod that is gone");
+        }
+        assert_eq!(fate(17, HELD_MARK | TRANSLATED_MARK, true, false), Fate::IsHeld { already: true });
+        assert_eq!(fate(17, HELD_MARK | TRANSLATED_MARK, false, false), Fate::IsLetGo);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use bowline_model::intent::Intent;
 use tokio::sync::watch;
 
 use super::apply::Applied;
-use super::reap::{Turned, Work};
+use super::reap::{Cut, Work};
 
 /// Pause before work is tried again that failed by chance.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -49,6 +49,8 @@ struct State {
     at_work: bool,
     /// Its pods.
     running: Names,
+    /// There may be flows that are held.
+    holds: bool,
     /// The intent that is in the kernel, or is being written.
     newest: Arc<Intent>,
     stop: bool,
@@ -115,9 +117,10 @@ impl Shared {
         }
     }
 
-    /// The work under way is done.
-    fn done(&self) {
+    /// The work under way is done, and found out whether there are flows that are held.
+    fn done(&self, holds: Option<bool>) {
         let mut state = self.lock();
+        state.holds = holds.unwrap_or(state.holds);
         state.at_work = false;
         state.running.clear();
     }
@@ -146,35 +149,24 @@ impl Reaper {
     /// When there is no thread to be had.
     pub(super) fn start(applied: watch::Sender<Applied>, epoch: Epoch) -> io::Result<Reaper> {
         let own = epoch.clone();
-        let turned = Arc::<Mutex<Turned>>::default();
-        let later = turned.clone();
         let cut = move |work: &Work, newest: &dyn Fn() -> Arc<Intent>| {
             advance(&own);
             hand_over(&own, Which::All);
-            let cut = work.cut(newest, &mut turned.lock().unwrap_or_else(PoisonError::into_inner));
+            let cut = work.cut(newest);
             advance(&own);
             cut
         };
-        let look = move |which| {
-            hand_over(&epoch, which);
-            match later.lock().unwrap_or_else(PoisonError::into_inner).cut(Instant::now()) {
-                Ok(0) => {}
-                Ok(cut) => {
-                    advance(&epoch);
-                    tracing::info!(cut, "flows cut that answers to what was cut had begun");
-                }
-                Err(error) => tracing::warn!(%error, "flows cannot be looked over after a cut"),
-            }
-        };
-        Reaper::start_with(applied, cut, look)
+        Reaper::start_with(applied, cut, move |which| hand_over(&epoch, which))
     }
 
     fn start_with<C, H>(applied: watch::Sender<Applied>, mut cut: C, mut hand_over: H) -> io::Result<Reaper>
     where
-        C: FnMut(&Work, &dyn Fn() -> Arc<Intent>) -> Result<usize, ConntrackError> + Send + 'static,
+        C: FnMut(&Work, &dyn Fn() -> Arc<Intent>) -> Result<Cut, ConntrackError> + Send + 'static,
         H: FnMut(Which) + Send + 'static,
     {
-        let shared = Arc::<Shared>::default();
+        // Those of an agent before.
+        let state = State { holds: true, ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), bell: Condvar::new() });
         let own = shared.clone();
         let thread = std::thread::Builder::new().name("reaper".into()).spawn(move || {
             while let Some(task) = own.next() {
@@ -185,9 +177,18 @@ impl Reaper {
                         continue;
                     }
                 };
+                let mut holds = None;
                 match cut(&work, &|| own.lock().newest.clone()) {
-                    Ok(0) => {}
-                    Ok(cut) => tracing::info!(cut, revision = work.revision(), "connections cut that the change no longer allows"),
+                    Ok(done) => {
+                        let Cut { cut, let_go, .. } = done;
+                        holds = Some(done.holds);
+                        if cut > 0 {
+                            tracing::info!(cut, revision = work.revision(), "connections cut that the change no longer allows");
+                        }
+                        if let_go > 0 {
+                            tracing::info!(let_go, revision = work.revision(), "flows let go that the change allows again");
+                        }
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "connections cannot be looked over after a change");
                         if error.may_retry() && !own.lock().stop {
@@ -196,7 +197,7 @@ impl Reaper {
                         }
                     }
                 }
-                own.done();
+                own.done(holds);
                 applied.send_modify(|applied| (applied.uncut, applied.cutting) = (own.uncut(), own.is_cutting()));
             }
         })?;
@@ -218,6 +219,10 @@ impl Reaper {
     pub(super) fn post(&self, work: Option<Work>) {
         let Some(work) = work else { return };
         let mut state = self.shared.lock();
+        // What is under way may begin to hold some.
+        if work.only_opens() && !state.holds && !state.at_work && state.waiting.is_none() {
+            return;
+        }
         match &mut state.waiting {
             Some(waiting) => waiting.join(work),
             none => *none = Some(work),
@@ -251,6 +256,7 @@ impl Drop for Reaper {
 mod tests {
     use super::*;
     use bowline_model::intent::pods::{PodIntent, PodsIntent};
+    use bowline_model::intent::policy::PolicyIntent;
     use bowline_model::{Dual, MacAddr};
     use std::sync::mpsc;
 
@@ -270,7 +276,7 @@ mod tests {
     struct Stage {
         reaper: Reaper,
         begun: mpsc::Receiver<(u64, Vec<String>, u64)>,
-        leave: mpsc::Sender<Result<usize, ConntrackError>>,
+        leave: mpsc::Sender<Result<Cut, ConntrackError>>,
         applied: watch::Receiver<Applied>,
         kernel: watch::Sender<Applied>,
     }
@@ -324,11 +330,11 @@ mod tests {
         stage.write(second, &third);
         stage.write(&third, &fourth);
         assert!(!stage.is_let_go("a") && !stage.is_let_go("b") && !stage.is_let_go("c"));
-        stage.leave.send(Ok(1)).unwrap();
+        stage.leave.send(Ok(Cut { cut: 1, ..Cut::default() })).unwrap();
         assert_eq!(stage.begun(), (4, names(&["b", "c"]), 4));
         assert!(stage.is_let_go("a") && !stage.is_let_go("b"), "the first cut is done, the second is not");
         assert!(stage.applied.borrow().cutting, "what waits is not done");
-        stage.leave.send(Ok(0)).unwrap();
+        stage.leave.send(Ok(Cut::default())).unwrap();
         drop(stage.reaper);
         assert!(!stage.applied.borrow().cutting);
         assert!(stage.applied.borrow().lets_go_of("b") && stage.applied.borrow().lets_go_of("c"));
@@ -348,6 +354,42 @@ mod tests {
         stage.leave.send(Err(refused)).unwrap();
         drop(stage.reaper);
         assert!(stage.applied.borrow().lets_go_of("a"), "a kernel that never answers does not keep addresses for ever");
+    }
+
+    #[test]
+    fn a_change_that_opens_is_looked_at_only_where_flows_may_be_held() {
+        let with = |revision: u64, links: &[&str]| {
+            let pods = links.iter().map(|link| (Arc::from(*link), Arc::default())).collect();
+            let policy = Arc::new(PolicyIntent { pods, ..PolicyIntent::default() });
+            Arc::new(Intent { revision, policy, ..Intent::default() })
+        };
+        let stage = stage();
+        let intents: Vec<_> =
+            [&[][..], &["a"], &["a", "b"], &["a", "b", "c"]].iter().zip(1..).map(|(links, revision)| with(revision, links)).collect();
+        let [first, second, third, fourth] = intents.as_slice() else { panic!("four of them") };
+        stage.write(first, second);
+        assert_eq!(stage.begun().0, 2, "an agent before may have held some");
+        stage.write(second, third);
+        stage.leave.send(Ok(Cut { holds: false, ..Cut::default() })).unwrap();
+        assert_eq!(stage.begun().0, 3, "the look that was under way may have begun to hold some");
+        stage.leave.send(Ok(Cut { holds: false, ..Cut::default() })).unwrap();
+        let mut applied = stage.applied.clone();
+        while applied.borrow_and_update().cutting {
+            while !applied.has_changed().unwrap() {
+                std::thread::yield_now();
+            }
+        }
+        stage.write(third, fourth);
+        assert!(!stage.reaper.is_cutting(), "none is held");
+        stage.write(fourth, third);
+        assert_eq!(stage.begun().0, 3);
+        stage.leave.send(Ok(Cut { holds: true, ..Cut::default() })).unwrap();
+        while stage.reaper.is_cutting() {
+            std::thread::yield_now();
+        }
+        stage.write(third, fourth);
+        assert_eq!(stage.begun().0, 4, "one may be let go");
+        stage.leave.send(Ok(Cut::default())).unwrap();
     }
 
     #[test]

@@ -9,11 +9,13 @@ use serde_json::{Value, json};
 use crate::common::cluster;
 use crate::common::generator::{Generator, number};
 use crate::common::lab::{Lab, eventually};
-use crate::common::objects::{PORT, cluster_policy, idle, no_egress_policy, pods_of, server};
+use crate::common::objects::{PORT, cluster_policy, idle, ingress_policy, no_egress_policy, pod, pods_of};
 use crate::common::rows::Bench;
 
-/// The server talks every 20 ms, and datagrams are answered at once: this long without a word is the end.
-const SILENCE_MS: u64 = 500;
+/// Milliseconds after which datagrams are answered: answers are always on their way.
+const LATE_MS: u64 = 200;
+/// The server talks every 20 ms: this long without a word is the end.
+const SILENCE_MS: u64 = 700;
 /// Within which what is no longer allowed has to fall silent.
 const WITHIN: Duration = Duration::from_secs(2);
 const PODS: [&str; 3] = ["cl-server", "cl-client", "cl-friend"];
@@ -123,12 +125,17 @@ impl Talk {
     }
 }
 
-/// Closes in one way; gives after how long the last word came.
-fn once(lab: &Lab, at: &str, closing: &Closing) -> Result<Duration> {
+/// Closes in one way, and opens again; the client may get `only_answers`. Gives after how long the last word came.
+fn once(lab: &Lab, at: &str, closing: &Closing, only_answers: bool) -> Result<Duration> {
     lab.kubectl(&["label", "namespace", "default", "cl=in", "--overwrite"])?;
     lab.kubectl(&["label", "pod", "cl-client", "app=cl-client", "--overwrite"])?;
-    if !closing.before.is_empty() {
-        lab.apply_objects(&closing.before)?;
+    let mut before = closing.before.clone();
+    if only_answers {
+        // A flow that the server began would not get to the client.
+        before.push(ingress_policy("cl-answers", "cl-client", None));
+    }
+    if !before.is_empty() {
+        lab.apply_objects(&before)?;
     }
     lab.settled()?;
     let (mut client, mut friend) = (Talk::begin(lab, "cl-client", at)?, Talk::begin(lab, "cl-friend", at)?);
@@ -152,13 +159,22 @@ fn once(lab: &Lab, at: &str, closing: &Closing) -> Result<Duration> {
     for (kind, name) in [("networkpolicy", "cl"), ("clusternetworkpolicy", "cl")] {
         lab.delete(kind, &[name])?;
     }
+    // The client's socket has never paused, so its flow has been there all the while.
+    let last = again[1].1;
+    let heard_again = || {
+        let [_, datagrams] = client.heard()?;
+        ensure!(datagrams.1 > last && datagrams.0 < SILENCE_MS, "not heard: {datagrams:?}");
+        Ok(())
+    };
+    eventually(heard_again).context("datagrams, open again")?;
+    lab.delete("networkpolicy", &["cl-answers"])?;
     Ok(took)
 }
 
 pub(crate) fn every_way(bench: &Bench) -> Result<String> {
     let lab = bench.lab()?;
     lab.apply_objects(&[
-        server("cl-server", "n2", "cl-server")?,
+        pod("cl-server", "n2", "cl-server", &["serve", "cl-server", &LATE_MS.to_string()])?,
         idle("cl-client", "n1", "cl-client")?,
         idle("cl-friend", "n3", "cl-friend")?,
     ])?;
@@ -172,7 +188,7 @@ pub(crate) fn every_way(bench: &Bench) -> Result<String> {
         for (number, closing) in closings(ip_of("cl-client", *v6)?).iter().enumerate() {
             // Each in one family on every change, in all of them in the long form.
             if all || number % families.len() == turn {
-                slowest = slowest.max(once(lab, &at, closing).with_context(|| format!("{} ({at})", closing.name))?);
+                slowest = slowest.max(once(lab, &at, closing, number % 4 < 2).with_context(|| format!("{} ({at})", closing.name))?);
                 count += 1;
             }
         }

@@ -11,7 +11,7 @@ use bowline_model::{Family, MacAddr};
 use crate::change::{Objects, values_by};
 use crate::expr::Part::{EtherSaddr, IifName, Saddr};
 use crate::expr::{CT_NEW, FABRIC_LINKS, POD_LINKS, RuleBuilder, named, rule};
-use crate::objects::net::{PEER_MARK_MASK, PEER_MARK_SHIFT, RETURNS_MARK};
+use crate::objects::net::{HELD_MARK, PEER_MARK_MASK, PEER_MARK_SHIFT, RETURNS_MARK, TRANSLATED_MARK};
 use crate::objects::nft::{ChainKind, Field, Hook, KeyBuilder, Reg};
 
 /// The map from a peer, by link and Ethernet address, to its mark.
@@ -19,6 +19,9 @@ pub(super) const PEER_MARK: &str = "peer_mark";
 
 /// `NF_IP_PRI_MANGLE`.
 const MANGLE_PRIORITY: i32 = -150;
+
+/// Register of the peer's mark, behind those of its key.
+const PEER: Reg = Reg(6);
 
 /// Chains and map.
 pub(super) fn frame(objects: &mut Objects) {
@@ -31,9 +34,11 @@ pub(super) fn frame(objects: &mut Objects) {
             .not_in_set(&named("pod_net", family), &[Saddr(family)])
             .not_in_set(&named("node", family), &[Saddr(family)])
             .load(0, &[IifName, EtherSaddr])
-            .value(&peer_mark, Reg(0), Reg(0))
-            .set_ct_mark(Reg(0))
+            .value(&peer_mark, Reg(0), PEER)
             .set_mark_bits(RETURNS_MARK)
+            // A datagram before the first answer is as new as the first: it takes nothing from what was marked meanwhile.
+            .ct_mark_without(PEER_MARK_MASK | TRANSLATED_MARK | HELD_MARK)
+            .set_ct_mark(PEER)
             .done()
     };
     let reply = |packets: RuleBuilder| packets.reply().ct_mark(PEER_MARK_MASK).set_mark(Reg(0)).done();

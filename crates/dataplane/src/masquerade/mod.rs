@@ -16,8 +16,8 @@ use crate::expr::Part::{Daddr, Saddr};
 use crate::expr::{CT_DNAT, POD_LINKS, RuleBuilder, ip_field, named, rule};
 use crate::host::HostFacts;
 use crate::interval;
+use crate::objects::net::TRANSLATED_MARK;
 use crate::objects::nft::{ChainKind, Hook, Rule};
-use crate::service::nftables::TRANSLATED_MARK;
 
 /// `NF_IP_PRI_NAT_SRC`.
 const SNAT_PRIORITY: i32 = 100;

@@ -25,6 +25,13 @@ pub const PEER_MARK_MASK: u32 = 0xffff_0000;
 /// next. It is cleared on new connections' packets to and from pods that such rules are about.
 pub const PASSED_MARK: u32 = 0x2000;
 
+/// Bit of the connection mark that says that a service of ours translated its destination: whoever else translates is left alone.
+pub const TRANSLATED_MARK: u32 = 1;
+
+/// Bit of the connection mark that says that policies no longer allow the connection as it began. It is not let pass for being known: each packet of it,
+/// of either direction, is judged as a beginning.
+pub const HELD_MARK: u32 = 2;
+
 /// Bit of the packet's mark that says, of the first of a connection, that its answers go back through the peer that it came from: so the programs
 /// at links know that connection tracking has to know the connection.
 pub const RETURNS_MARK: u32 = 0x1000;

@@ -1,8 +1,8 @@
 //! Sends packets through lowered rules and routes, hook by hook.
 //!
 //! A packet is `FROM -> TO:PORT/PROTOCOL` with words after it: `via n2` (handed over by that node), `as NAME` (with another's source
-//! address), `mac NAME`, `from-link eth0`, `ack` (TCP in the midst of a connection), `known` (an established connection), `misfit` (invalid
-//! in the eyes of conntrack), `reply n2` (a reply in a connection that came through that node), `icmp`, `type N` (of ICMP), `about
+//! address), `mac NAME`, `from-link eth0`, `ack` (TCP in the midst of a connection), `known` (an established connection), `held` (one that
+//! policies no longer allow), `misfit` (invalid in the eyes of conntrack), `reply n2` (a reply in a connection that came through that node), `icmp`, `type N` (of ICMP), `about
 //! NAME` (the target of a message about neighbours), `random N` (of 100).
 
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use bowline_model::{Dual, Family, MacAddr};
 use super::machine::{Fate, Machine, Maps, full_on};
 use super::notation::{address, host, name_of, nets, node, parse, pod_mac, target};
 use crate::interpret::{End, Packet};
-use crate::objects::net::PEER_MARK_SHIFT;
+use crate::objects::net::{HELD_MARK, PEER_MARK_SHIFT};
 
 pub(super) struct Bench {
     family: Family,
@@ -70,6 +70,7 @@ impl Bench {
                 "from-mac" => packet.ether_src = Some(MacAddr([2, 0, 0, 0, 0xee, argument()[1..].parse().unwrap()])),
                 "ack" => packet.tcp_flags = 16,
                 "known" => packet.connection.state = 2,
+                "held" => (packet.connection.state, packet.connection.mark) = (2, HELD_MARK),
                 "misfit" => packet.connection.state = 1,
                 "reply" => {
                     packet.connection.state = 2;

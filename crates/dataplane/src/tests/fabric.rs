@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::bench::{Bench, full};
 use super::check;
 use super::notation::{base, host, node, parse};
-use crate::objects::net::{LinkKind, NetKey, NetObject, PEER_MARK_SHIFT};
+use crate::objects::net::{HELD_MARK, LinkKind, NetKey, NetObject, PEER_MARK_SHIFT, TRANSLATED_MARK};
 
 const TRAFFIC: &str = "a -> x:80/tcp
     a -> y:80/tcp
@@ -271,4 +271,20 @@ fn a_peer_that_goes_takes_only_its_own() {
     let delta = crate::lower(&renamed, &after, &host()).value;
     assert!(delta.is_empty(), "{delta:?}");
     assert_eq!(both, full(&after));
+}
+
+/// A datagram that nobody has answered is as new as the first. What its flow was marked with meanwhile stays.
+#[test]
+fn a_flow_of_a_peers_is_marked_once() {
+    let mut bench = Bench::new("pods a b", Family::V4);
+    let mut packet = bench.packet("out -> b:53/udp via n2");
+    assert_eq!(bench.carry(&mut packet), "bwlb: out -> b:53");
+    let peer = packet.connection.mark;
+    assert_eq!(peer >> PEER_MARK_SHIFT, 2);
+    for more in [HELD_MARK, TRANSLATED_MARK] {
+        let mut next = bench.packet("out -> b:53/udp via n2");
+        next.connection.mark = peer | more;
+        assert_eq!(bench.carry(&mut next), "bwlb: out -> b:53");
+        assert_eq!(next.connection.mark, peer | more);
+    }
 }

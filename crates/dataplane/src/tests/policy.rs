@@ -132,6 +132,37 @@ fn ingress_lets_in_what_a_rule_says() {
 }
 
 #[test]
+fn each_packet_of_a_flow_that_is_held_is_judged_by_its_own_direction() {
+    check(
+        "pods a b c
+         policy web b in: c udp/53
+         policy mute c out:",
+        "a -> b:53/udp known
+         a -> b:53/udp held
+         b -> a:4000/udp held
+         x -> b:53/udp held
+         b -> x:4000/udp held
+         c -> b:53/udp known
+         c -> b:53/udp held
+         b -> c:4000/udp held
+         n1 -> b:53/udp held
+         c -> n1:53/udp held",
+        expect![[r#"
+            a -> b:53/udp known => bwlb: a -> b:53
+            a -> b:53/udp held => drop: ingress denied: shop/web
+            b -> a:4000/udp held => bwla: b -> a:4000
+            x -> b:53/udp held => drop: ingress denied: shop/web
+            b -> x:4000/udp held => bowline.1 by gw2: b -> x:4000
+            c -> b:53/udp known => bwlb: c -> b:53
+            c -> b:53/udp held => drop: egress denied: shop/mute
+            b -> c:4000/udp held => bwlc: b -> c:4000
+            n1 -> b:53/udp held => bwlb: n1 -> b:53
+            c -> n1:53/udp held => drop: egress denied: shop/mute
+        "#]],
+    );
+}
+
+#[test]
 fn a_service_opens_no_shut_pod_but_to_itself() {
     check(
         "pods a b c

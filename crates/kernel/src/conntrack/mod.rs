@@ -1,4 +1,4 @@
-//! Connection tracking: reading entries and deleting single ones, by ctnetlink.
+//! Connection tracking: reading entries, deleting and marking single ones, by ctnetlink.
 //!
 //! Invariant: never flushes; an entry is deleted by its own tuple, zone and id, so that one that took its place in between is not hit.
 //! Reference: uapi linux/netfilter/nfnetlink_conntrack.h. All numbers within attributes are in network order.
@@ -26,6 +26,7 @@ const CTA_TIMEOUT: u16 = 7;
 const CTA_MARK: u16 = 8;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
+const CTA_MARK_MASK: u16 = 21;
 
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
@@ -253,6 +254,46 @@ impl Conntrack {
             .map_err(|error| ConntrackError::from_wire("list", error))
     }
 
+    /// The entries whose mark has all of `bits`, and that `wanted` chooses. The kernel gives no others, so few cost little among many.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub fn entries_marked(&mut self, bits: u32, mut wanted: impl FnMut(&Entry) -> bool) -> Result<Vec<Entry>, ConntrackError> {
+        let mut message = Message::new(MSG_GET, flags::REQUEST | flags::DUMP, &nfgen(0));
+        message.attr_be32(CTA_MARK, bits).attr_be32(CTA_MARK_MASK, bits);
+        self.connection
+            .ask(message, |received| parse(received).filter(&mut wanted))
+            .map_err(|error| ConntrackError::from_wire("list", error))
+    }
+
+    /// Sets bits of an entry's mark, and leaves the others; says whether it was still there. What took its place in between is marked in its stead: the
+    /// kernel does not ask for the number here.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn mark(&mut self, entry: &Entry, bits: u32) -> Result<bool, ConntrackError> {
+        let mut message = Message::new(MSG_NEW, flags::REQUEST | flags::ACK, &nfgen(af(entry.family())));
+        put_tuple(&mut message, CTA_TUPLE_ORIG, &entry.original);
+        if entry.zone != 0 {
+            message.attr_be16(CTA_ZONE, entry.zone);
+        }
+        // The kernel clears the bits of the mask, and then turns those of the mark.
+        message.attr_be32(CTA_MARK, bits).attr_be32(CTA_MARK_MASK, bits);
+        match self.connection.execute(message) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is(libc::ENOENT) => Ok(false),
+            Err(error) => Err(ConntrackError::from_wire("mark", error)),
+        }
+    }
+
+    /// Marks entries; says how many were still there.
+    ///
+    /// # Errors
+    /// The first refusal; the others are tried nevertheless.
+    pub fn mark_all(&mut self, entries: &[Entry], bits: u32) -> Result<usize, ConntrackError> {
+        self.each(entries, |conntrack, entry| conntrack.mark(entry, bits))
+    }
+
     /// Makes a TCP connection known that went on without connection tracking, untranslated, as if its packets had been seen: established where
     /// it was `answered`, for `timeout_s` seconds from now if nothing more is seen; else only begun. Says whether it was unknown.
     ///
@@ -315,17 +356,25 @@ impl Conntrack {
     /// # Errors
     /// The first refusal; the others are tried nevertheless.
     pub fn delete_all(&mut self, entries: &[Entry]) -> Result<usize, ConntrackError> {
+        self.each(entries, Conntrack::delete)
+    }
+
+    fn each(
+        &mut self,
+        entries: &[Entry],
+        mut change: impl FnMut(&mut Conntrack, &Entry) -> Result<bool, ConntrackError>,
+    ) -> Result<usize, ConntrackError> {
         let mut first_error = None;
-        let mut deleted = 0;
+        let mut changed = 0;
         for entry in entries {
-            match self.delete(entry) {
-                Ok(was_there) => deleted += usize::from(was_there),
+            match change(self, entry) {
+                Ok(was_there) => changed += usize::from(was_there),
                 Err(error) => {
                     first_error.get_or_insert(error);
                 }
             }
         }
-        first_error.map_or(Ok(deleted), Err)
+        first_error.map_or(Ok(changed), Err)
     }
 }
 

@@ -86,6 +86,31 @@ fn a_filter_takes_only_what_it_names() {
 }
 
 #[test]
+fn a_mark_leaves_the_other_bits_and_is_found_by_its_own() {
+    let Some(ns) = fresh() else { return };
+    let mut conntrack = Conntrack::open_in(&ns).unwrap();
+    for original in samples() {
+        insert(&mut conntrack, original, 0x0005_0001, 0);
+    }
+    let of_another_zone = tuple("10.0.0.1", "10.0.0.2", 17, ports(1000, 53));
+    insert(&mut conntrack, of_another_zone, 0x0005_0001, 9);
+    let udp = conntrack.entries_where(|e| e.original.protocol == 17 && (e.zone == 9) == (e.original == of_another_zone)).unwrap();
+    assert_eq!(udp.len(), 3, "one of a zone, and two");
+    let gone = *udp.first().unwrap();
+    assert!(conntrack.delete(&gone).unwrap());
+    for _ in 0..2 {
+        assert_eq!(conntrack.mark_all(&udp, 2).unwrap(), 2, "one is no more, and marking twice does no harm");
+    }
+    let mut marked: Vec<_> = conntrack.entries_marked(2, |_| true).unwrap().iter().map(|e| (e.original, e.mark)).collect();
+    let mut wanted: Vec<_> = udp.iter().skip(1).map(|e| (e.original, 0x0005_0003)).collect();
+    marked.sort();
+    wanted.sort();
+    assert_eq!(marked, wanted);
+    assert_eq!(conntrack.entries_marked(2, |e| e.zone == 9).unwrap().len(), usize::from(gone.zone != 9));
+    assert_eq!(conntrack.entries_where(|e| e.mark == 0x0005_0001).unwrap().len(), samples().len() - 2, "the others are as they were");
+}
+
+#[test]
 fn the_same_tuple_in_another_zone_stays() {
     let Some(ns) = fresh() else { return };
     let mut conntrack = Conntrack::open_in(&ns).unwrap();

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -20,7 +20,8 @@ const DATAGRAM_BYTES: usize = 1 << 16;
 /// Datagrams seen, by tag.
 type Counts = Arc<Mutex<BTreeMap<String, u64>>>;
 
-pub(super) fn run(name: &str) -> Result<()> {
+/// Serves as `name`; datagrams are answered `late`.
+pub(super) fn run(name: &str, late: Duration) -> Result<()> {
     let counts = Counts::default();
     let datagrams = UdpSocket::bind(("::", PORT)).context("listen by UDP")?;
     // A pause of this process while others have the processors must not count as a loss on the way.
@@ -28,7 +29,7 @@ pub(super) fn run(name: &str) -> Result<()> {
     let listener = TcpListener::bind(("::", PORT)).context("listen by TCP")?;
     let (tally, own): (_, Arc<str>) = (counts.clone(), name.into());
     let named = own.clone();
-    std::thread::spawn(move || answer_datagrams(&datagrams, &own, &tally));
+    std::thread::spawn(move || answer_datagrams(&datagrams, &own, late, &tally));
     for stream in listener.incoming() {
         let (stream, counts, name) = (stream?, counts.clone(), named.clone());
         std::thread::spawn(move || {
@@ -39,7 +40,26 @@ pub(super) fn run(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn answer_datagrams(socket: &UdpSocket, name: &str, counts: &Counts) {
+fn answer_datagrams(socket: &UdpSocket, name: &str, late: Duration, counts: &Counts) {
+    std::thread::scope(|scope| {
+        let (tell, due) = mpsc::channel::<(Instant, String, SocketAddr)>();
+        scope.spawn(move || {
+            for (due, answer, to) in due {
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                let _ = socket.send_to(answer.as_bytes(), to);
+            }
+        });
+        hear_datagrams(socket, counts, |number, from| {
+            let answer = format!("{name} {number}");
+            let _ = match late.is_zero() {
+                true => socket.send_to(answer.as_bytes(), from).map(drop).map_err(drop),
+                false => tell.send((Instant::now() + late, answer, from)).map_err(drop),
+            };
+        });
+    });
+}
+
+fn hear_datagrams(socket: &UdpSocket, counts: &Counts, mut answer: impl FnMut(&str, SocketAddr)) {
     let mut buffer = vec![0; DATAGRAM_BYTES];
     loop {
         // An ICMP error about an answer is heard as an error of the next call.
@@ -47,7 +67,7 @@ fn answer_datagrams(socket: &UdpSocket, name: &str, counts: &Counts) {
         let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
         let Some((tag, number)) = text.split_once(' ') else { continue };
         *counts.lock().unwrap_or_else(PoisonError::into_inner).entry(tag.to_owned()).or_default() += 1;
-        let _ = socket.send_to(format!("{name} {number}").as_bytes(), from);
+        answer(number, from);
     }
 }
 

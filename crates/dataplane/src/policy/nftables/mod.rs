@@ -26,6 +26,7 @@ use crate::change::{Change, Objects, set_of, verdicts_by};
 use crate::expr::Part::{Daddr, IifName, OifName, Saddr};
 use crate::expr::{CT_INVALID, CT_KNOWN, CT_NEW, POD_LINKS, ip_field, named, rule};
 use crate::host::{DenialFacts, HostFacts};
+use crate::objects::net::HELD_MARK;
 use crate::objects::nft::{ChainKind, Field, Hook, Rule};
 
 /// Chain of a pod that no policy selects at all.
@@ -55,8 +56,8 @@ fn frame(denials: DenialFacts, objects: &mut Objects) {
         objects.set(named("ready", family), set_of(&key));
         objects.set(named("self", family), set_of(&[ip_field(family), ip_field(family)]));
     }
-    // Packets of connections that were judged pass; a connection that is no longer allowed has been taken out of the table by the agent.
-    let known = || rule().state(CT_KNOWN).accept();
+    // Packets of connections that were judged pass; one that is no longer allowed has been taken out of the table by the agent, or is held.
+    let known = || rule().state(CT_KNOWN).ct_mark_without(HELD_MARK).accept();
     // Not so a pod that is closed: its address may be one that had connections before it.
     let unready = |f| rule().iif(POD_LINKS).family(f).not_in_set(&named("ready", f), &[IifName, Saddr(f)]).goto("from_pod");
     let ready = || Family::BOTH.into_iter().map(unready).chain([known()]);

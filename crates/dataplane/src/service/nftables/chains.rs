@@ -7,10 +7,8 @@ use super::{DISCARD, REFUSE, frontend_fields};
 use crate::change::{Objects, intervals_of, set_of, values_by, verdicts_by};
 use crate::expr::Part::{Daddr, Dport, L4Proto, NoAddress, Saddr};
 use crate::expr::{CT_NEW, POD_LINKS, Part, ip_field, named, rule};
+use crate::objects::net::TRANSLATED_MARK;
 use crate::objects::nft::{ChainKind, Field, Hook, Reg, Rule, SetSpec};
-
-/// Bit of the connection mark that says that a service of ours translated its destination: whoever else translates is left alone.
-pub const TRANSLATED_MARK: u32 = 1;
 
 /// Clients remembered for an affinity timeout; any more are served without being remembered.
 const AFFINITY_CLIENTS: u32 = 262_144;

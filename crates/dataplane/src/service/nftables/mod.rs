@@ -25,8 +25,6 @@ use crate::interval;
 use crate::objects::nft::Rule;
 use frontends::{Names, Shapes};
 
-pub use chains::TRANSLATED_MARK;
-
 /// Chain that refuses what has no endpoint.
 pub(crate) const REFUSE: &str = "refuse";
 /// Chain that drops what has no endpoint on this node.

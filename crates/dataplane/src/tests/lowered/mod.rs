@@ -18,8 +18,7 @@ use proptest::prelude::*;
 
 use super::machine::{Fate, Machine, full_on};
 use crate::interpret::{End, Packet};
-use crate::objects::net::{PASSED_MARK, PEER_MARK_SHIFT};
-use crate::service::nftables::TRANSLATED_MARK;
+use crate::objects::net::{PASSED_MARK, PEER_MARK_SHIFT, TRANSLATED_MARK};
 use cluster::Cluster;
 use expected::{Choice, Memory};
 use traffic::{Origin, Sent};
