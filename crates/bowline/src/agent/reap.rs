@@ -204,7 +204,8 @@ fn closes_by_members(old: &PolicyIntent, new: &PolicyIntent) -> bool {
     let closing = |rule: &&TierRule| rule.action != Action::Accept;
     new.tiers.values().flat_map(|rules| &rules.rules).filter(closing).any(|rule| {
         let peers = match &rule.peers {
-            Peers::Any => &[],
+            // Who comes to be known is denied no longer by this.
+            Peers::Any | Peers::Unknown { .. } => &[],
             Peers::OneOf { sets, .. } => sets.as_slice(),
         };
         let of_ports = |port: &PortMatch| matches!(port, PortMatch::Named(id) if ports.contains_key(id));
@@ -527,7 +528,7 @@ mod tests {
         intent.policy = Arc::new(PolicyIntent { pods: [(link, Arc::new(policy))].into_iter().collect(), ..PolicyIntent::default() });
         let mut entry = entry("10.42.1.7", 53);
         (entry.mark, entry.original.protocol, entry.reply.protocol) = (mark, protocol, protocol);
-        let addresses = gone.then(|| entry.original.source).into_iter().collect();
+        let addresses = gone.then_some(entry.original.source).into_iter().collect();
         let gone = Gone { addresses, pods: BTreeSet::new(), subnets: Vec::new() };
         let work = Work { gone, policy: denied, services: false, new: Arc::new(intent) };
         work.fate(&entry, &View::of(&work.new, &BTreeSet::new()))

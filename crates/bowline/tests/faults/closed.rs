@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::common::generator::{Generator, counts, number};
 use crate::common::lab::{Lab, eventually};
-use crate::common::objects::{PORT, cluster_policy, idle, ingress_policy, no_egress_policy, pod, server};
+use crate::common::objects::{PORT, cluster_policy, idle, ingress_policy, no_egress_policy, pod, pods_of, server};
 use crate::common::rows::Bench;
 use crate::restarts::{at, named, nothing_through};
 
@@ -153,13 +153,14 @@ pub(crate) fn new_pods(bench: &Bench) -> Result<String> {
     under(bench, &Closing { kind: "networkpolicy", policies: policies.to_vec(), names: &["newcomer-in", "newcomer-out"] })
 }
 
+/// What newcomers send is denied by its receiver, whose node comes to know only after a while that an address is theirs.
 pub(crate) fn new_pods_by_tier(bench: &Bench) -> Result<String> {
-    let sections = json!({
-        "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}],
-        "egress": [{"action": "Deny", "to": [{"networks": ["0.0.0.0/0", "::/0"]}]}],
-    });
-    let policies = vec![cluster_policy("newcomer", ("Admin", 1000), "newcomer", sections)];
-    under(bench, &Closing { kind: "clusternetworkpolicy", policies, names: &["newcomer"] })
+    let deny = |peer: Value| json!({"ingress": [{"action": "Deny", "from": [peer]}]});
+    let policies = vec![
+        cluster_policy("newcomer", ("Admin", 1000), "newcomer", deny(json!({"namespaces": {}}))),
+        cluster_policy("newcomer-sink", ("Admin", 1000), "sink", deny(json!({"pods": pods_of("newcomer")}))),
+    ];
+    under(bench, &Closing { kind: "clusternetworkpolicy", policies, names: &["newcomer", "newcomer-sink"] })
 }
 
 /// What closes the newcomers, both ways.

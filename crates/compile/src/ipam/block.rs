@@ -29,6 +29,13 @@ impl AddressRange {
         AddressRange { first: address(family, first), last: address(family, last) }
     }
 
+    /// The addresses of a prefix before those that pods may have: its own and the gateway's.
+    pub(crate) fn kept(prefix: &IpNet) -> impl Iterator<Item = IpAddr> + use<> {
+        let (own, usable) = (prefix.network(), AddressRange::usable(prefix));
+        let whole = AddressRange { first: own, ..usable };
+        whole.iter_from(own).take_while(move |ip| *ip < usable.first)
+    }
+
     /// Its family.
     pub fn family(&self) -> Family {
         Family::of(&self.first)

@@ -37,7 +37,7 @@ pub(super) fn tier(world: &World, tier: &str, pod: &Pod, direction: Direction, p
             Direction::Egress => &policy.spec.egress,
         };
         for rule in rules {
-            let said = judge(world, rule, sure, direction, packet);
+            let said = judge(world, tier, rule, sure, direction, packet);
             if said != Said::Nothing {
                 return said;
             }
@@ -74,7 +74,7 @@ fn may_choose(selector: &LabelSelector, labels: &Labels) -> bool {
         && selector.match_expressions.iter().filter(|r| known(r)).all(|r| holds(r, labels))
 }
 
-fn judge(world: &World, rule: &ClusterPolicyRule, sure: bool, direction: Direction, packet: &Packet) -> Said {
+fn judge(world: &World, tier: &str, rule: &ClusterPolicyRule, sure: bool, direction: Direction, packet: &Packet) -> Said {
     let peers = match direction {
         Direction::Ingress => &rule.from,
         Direction::Egress => &rule.to,
@@ -91,13 +91,66 @@ fn judge(world: &World, rule: &ClusterPolicyRule, sure: bool, direction: Directi
     };
     let of_protocol = rule.protocols.is_empty() || rule.protocols.iter().any(|protocol| protocol_takes(world, protocol, packet));
     if !of_protocol || !peers.iter().any(|peer| peer_takes(world, peer, other)) {
-        return Said::Nothing;
+        return if may_mean(world, tier, rule, peers, direction, packet) { Said::Deny } else { Said::Nothing };
     }
     match &*rule.action {
         "Accept" => Said::Accept,
         "Pass" => Said::Pass,
         _ => Said::Deny,
     }
+}
+
+/// Whether a rule that closes would take the packet if the pod behind an address were known of which nobody knows yet whose it is. The API says nothing of
+/// pods that are so new; what is true is that a rule that denies them, or leaves them to others who may, has to.
+fn may_mean(
+    world: &World,
+    tier: &str,
+    rule: &ClusterPolicyRule,
+    peers: &[ClusterPolicyPeer],
+    direction: Direction,
+    packet: &Packet,
+) -> bool {
+    let closes = match &*rule.action {
+        "Accept" => false,
+        "Pass" => tier == "Admin",
+        _ => true,
+    };
+    let (egress, other) = match direction {
+        Direction::Ingress => (false, packet.src),
+        Direction::Egress => (true, packet.dst),
+    };
+    // What ports of the pod are called is as unknown as the pod.
+    let may_have = |protocol: &ClusterPolicyProtocol| {
+        let named = protocol.destination_named_port.as_deref().is_some_and(|name| !name.is_empty());
+        named && egress && packet.port.is_some() && [6, 17, 132].contains(&packet.protocol)
+    };
+    let mut protocols = rule.protocols.iter();
+    closes
+        && peers.iter().any(|peer| peer.pods.is_some() || peer.namespaces.is_some())
+        && (rule.protocols.is_empty() || protocols.any(|protocol| may_have(protocol) || protocol_takes(world, protocol, packet)))
+        && is_nobodys(world, other)
+}
+
+/// Whether an address is one that pods can have, and neither a node's nor of a pod of which everything is known.
+fn is_nobodys(world: &World, ip: IpAddr) -> bool {
+    let subnets = || world.nodes().values().flat_map(|node| node.spec.subnets()).filter_map(|text| network(text));
+    let configured = &world.settings().cluster_cidrs;
+    let of_pods =
+        if configured.is_empty() { subnets().any(|net| net.contains(&ip)) } else { configured.iter().any(|net| net.contains(&ip)) };
+    let of_node = || world.nodes().values().any(|node| node.status.addresses.iter().any(|address| address.address.parse() == Ok(ip)));
+    of_pods
+        && !of_node()
+        && !subnets().any(|net| no_pod_gets(&net, ip))
+        && pod_at(world, ip).is_none_or(|pod| namespace_labels(world, pod).is_none())
+}
+
+/// The first address of a subnet and the next one, where there are more than two.
+fn no_pod_gets(subnet: &ipnet::IpNet, ip: IpAddr) -> bool {
+    let bits = |ip: IpAddr| match ip {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    subnet.contains(&ip) && subnet.max_prefix_len() - subnet.prefix_len() > 1 && bits(ip) - bits(subnet.network()) < 2
 }
 
 /// "Exactly one of the fields must be set for a given peer."

@@ -180,10 +180,11 @@ impl<'a> Judge<'a> {
     }
 
     fn matches(&self, peers: &Peers, ports: Option<&[PortMatch]>, packet: &Flow, peer: &IpAddr) -> bool {
+        let in_set = |id| self.policy.sets.get(id).is_some_and(|set| set.contains(peer));
         let peers = match peers {
             Peers::Any => true,
+            Peers::Unknown { known } => self.policy.pod_networks.iter().any(|net| net.contains(peer)) && !known.iter().any(in_set),
             Peers::OneOf { sets, blocks } => {
-                let in_set = |id| self.policy.sets.get(id).is_some_and(|set| set.contains(peer));
                 sets.iter().any(in_set)
                     || blocks.iter().any(|block| block.cidr.contains(peer) && !block.except.iter().any(|hole| hole.contains(peer)))
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bowline_model::{NamespaceName, PodName, Protocol};
 
+use crate::ipam::AddressRange;
 use crate::world::{Labels, Node, Pod, World};
 
 /// A pod that can be a member of sets.
@@ -45,13 +46,25 @@ pub(crate) struct NodeMember {
     pub(crate) labels: Arc<Labels>,
     /// All addresses of its status, of whatever type, that are addresses.
     pub(crate) addresses: Vec<IpAddr>,
+    /// The addresses of its pod subnets that no pod gets: the node itself may speak from them.
+    pub(crate) kept: Vec<IpAddr>,
 }
 
 impl NodeMember {
     /// The node.
     pub(crate) fn of(node: &Node) -> NodeMember {
         let addresses = node.status.addresses.iter().filter_map(|address| address.address.parse().ok()).collect();
-        NodeMember { labels: Arc::clone(&node.metadata.labels), addresses }
+        let subnets = node.spec.subnets().filter_map(|text| text.parse().ok());
+        NodeMember {
+            labels: Arc::clone(&node.metadata.labels),
+            addresses,
+            kept: subnets.flat_map(|net| AddressRange::kept(&net)).collect(),
+        }
+    }
+
+    /// All addresses from which the node itself may speak.
+    pub(crate) fn own(&self) -> impl Iterator<Item = &IpAddr> {
+        self.addresses.iter().chain(&self.kept)
     }
 }
 

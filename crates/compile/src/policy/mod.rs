@@ -20,6 +20,7 @@ use std::sync::Arc;
 use bowline_model::intent::policy::{Direction, PodPolicy, PolicyIntent, PolicyRules, Tier, TierRules};
 use bowline_model::{ClusterPolicyName, NamespaceName, NodeName, PodName, PolicyName, Problem};
 use imbl::OrdMap;
+use ipnet::IpNet;
 
 use held::Held;
 pub use judge::{Flow, Judge, Reason, Verdict, judge};
@@ -49,6 +50,7 @@ pub(crate) struct State {
     pods: OrdMap<Arc<str>, Arc<PodPolicy>>,
     rules: Held<PolicyName, PolicyRules>,
     tiers: Held<ClusterPolicyName, TierRules>,
+    pod_networks: Arc<[IpNet]>,
 }
 
 impl State {
@@ -59,6 +61,11 @@ impl State {
         }
         let pods = self.touched_pods(world, touched);
         let mut changed = self.move_members(world, &pods) | self.move_nodes(world, touched);
+        let pod_networks = world.pod_networks();
+        if *self.pod_networks != *pod_networks {
+            self.pod_networks = pod_networks.into();
+            changed = true;
+        }
         let policies: Vec<PolicyName> = match touched.all {
             true => world.policies().keys().cloned().collect(),
             false => touched.policies.iter().cloned().collect(),
@@ -100,6 +107,7 @@ impl State {
             tiers: self.tiers.rules.clone(),
             sets: self.sets.pods.clone(),
             named_ports: self.sets.ports.clone(),
+            pod_networks: self.pod_networks.clone(),
         }
     }
 

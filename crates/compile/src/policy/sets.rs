@@ -33,6 +33,14 @@ pub(crate) enum SetKey {
     Ports(Scope, Arc<str>, Option<Protocol>),
     /// Addresses of nodes with such labels.
     Nodes(Selector),
+    /// Every address that is known to be a node's, those of the pod networks among them that no pod gets.
+    OfNodes,
+}
+
+/// The definitions of the sets that together have every address of which it is known what policies have to know: all pods of which all
+/// labels are known, and all nodes.
+pub(crate) fn all_known() -> [SetKey; 2] {
+    [SetKey::Pods(Scope::Namespaces(Selector::default()), Selector::default()), SetKey::OfNodes]
 }
 
 impl SetKey {
@@ -40,7 +48,7 @@ impl SetKey {
     fn scope(&self) -> Option<&Scope> {
         match self {
             SetKey::Pods(scope, _) | SetKey::Ports(scope, _, _) => Some(scope),
-            SetKey::Nodes(_) => None,
+            SetKey::Nodes(_) | SetKey::OfNodes => None,
         }
     }
 
@@ -52,6 +60,7 @@ impl SetKey {
             SetKey::Ports(_, name, Some(protocol)) => (format!("port {name:?} {protocol}"), "port"),
             SetKey::Ports(_, name, None) => (format!("port {name:?} of any protocol"), "port"),
             SetKey::Nodes(nodes) => (format!("nodes {nodes}"), "nodes"),
+            SetKey::OfNodes => ("of nodes".to_owned(), "of-nodes"),
         };
         let place = match self.scope() {
             Some(Scope::Namespace(namespace)) => {
@@ -83,14 +92,14 @@ impl SetKey {
             && match self {
                 SetKey::Pods(_, pods) => pods.matches(&member.labels),
                 SetKey::Ports(..) => true,
-                SetKey::Nodes(_) => false,
+                SetKey::Nodes(_) | SetKey::OfNodes => false,
             }
     }
 
     fn ports<'a>(&'a self, member: &'a Member) -> impl Iterator<Item = (IpAddr, Protocol, u16)> + 'a {
         let (wanted, wanted_protocol) = match self {
             SetKey::Ports(_, name, protocol) => (Some(name), *protocol),
-            SetKey::Pods(..) | SetKey::Nodes(_) => (None, None),
+            SetKey::Pods(..) | SetKey::Nodes(_) | SetKey::OfNodes => (None, None),
         };
         let meant = move |protocol: &Protocol| wanted_protocol.is_none_or(|wanted| wanted == *protocol);
         let named = member.ports.iter().filter(move |(name, protocol, _)| Some(name) == wanted && meant(protocol));
@@ -185,7 +194,7 @@ impl Sets {
                     match key {
                         SetKey::Pods(..) => edit.pods.extend(member.addresses.iter().map(|ip| (gained, *ip))),
                         SetKey::Ports(..) => edit.ports.extend(key.ports(member).map(|port| (gained, port))),
-                        SetKey::Nodes(_) => {}
+                        SetKey::Nodes(_) | SetKey::OfNodes => {}
                     }
                 }
             }
@@ -222,7 +231,7 @@ impl Sets {
                 let set = meant.iter().flat_map(|(_, member)| key.ports(member)).collect();
                 self.ports.insert(id.clone(), Arc::new(set));
             }
-            SetKey::Nodes(_) => {
+            SetKey::Nodes(_) | SetKey::OfNodes => {
                 self.pods.insert(id.clone(), Arc::new(addresses_of(key, nodes)));
             }
         }
@@ -259,6 +268,7 @@ fn addresses_of(key: &SetKey, nodes: &BTreeMap<NodeName, NodeMember>) -> Address
         SetKey::Nodes(selector) => {
             nodes.values().filter(|node| selector.matches(&node.labels)).flat_map(|node| node.addresses.iter().copied()).collect()
         }
+        SetKey::OfNodes => nodes.values().flat_map(NodeMember::own).copied().collect(),
         SetKey::Pods(..) | SetKey::Ports(..) => AddressSet::default(),
     }
 }

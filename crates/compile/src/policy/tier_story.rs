@@ -166,9 +166,14 @@ impl Asked<'_> {
                     Some((label, Action::Deny, vec![format!("{what}, so the rule denies everything")]))
                 }
                 RuleFound::Takes(action, peers, protocols) => {
-                    let peer = peers.iter().find_map(|peer| self.peer(peer))?;
-                    let port = self.port(&protocols)?;
-                    Some((label, action, vec![peer, port]))
+                    let taken = peers.iter().find_map(|peer| self.peer(peer)).zip(self.port(&protocols));
+                    if let Some((peer, port)) = taken {
+                        return Some((label, action, vec![peer, port]));
+                    }
+                    let tier = tiers::tier_of(policy)?;
+                    let protocols = tiers::unknown_to(tier, action, &peers, &protocols, self.direction)?;
+                    let (peer, port) = self.unknown().zip(self.port(&protocols))?;
+                    Some((tiers::unknown_label(&label), Action::Deny, vec![peer, port]))
                 }
             }
         })
@@ -194,6 +199,22 @@ impl Asked<'_> {
                 let net = nets.iter().find(|net| net.contains(&address))?;
                 Some(format!("{address} is in {net}"))
             }
+        }
+    }
+
+    /// How it is not known whose the other end is, if it is not: any rule about pods may mean it.
+    fn unknown(&self) -> Option<String> {
+        let address = peer_of(self.direction, self.packet);
+        let of_pods = self.world.pod_networks().iter().any(|net| net.contains(&address));
+        let pod = self.world.holder(&address).and_then(|name| Some((name, Member::of(self.world, name)?)));
+        let of_node = || self.world.nodes().values().map(|node| NodeMember::of(node)).any(|node| node.own().any(|own| *own == address));
+        if !of_pods || of_node() {
+            return None;
+        }
+        match pod {
+            Some((_, Member { namespace_labels: Some(_), .. })) => None,
+            Some((name, _)) => Some(format!("the namespace of {name} is not known yet, so the rule may mean it")),
+            None => Some(format!("{address} is an address for pods, and no pod is known to have it, so the rule may mean it")),
         }
     }
 

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::rules::{Side, network};
 use super::selector::Selector;
-use super::sets::{Scope, SetKey};
+use super::sets::{Scope, SetKey, all_known};
 use crate::codes;
 use crate::world::{
     ClusterNetworkPolicy, ClusterPolicyPeer, ClusterPolicyProtocol, ClusterPolicyRule, ClusterPolicySubject, LabelSelector, Labels,
@@ -152,8 +152,8 @@ pub(crate) fn compile(name: &ClusterPolicyName, policy: &ClusterNetworkPolicy) -
         problems.push(Problem::new(codes::BAD_TIER_FIELD, what, format!("{place}, spec.priority"), "use 0 to 1000"));
     }
     let rules = |rules: Option<_>| rules.map(|(rules, sets)| Side { rules: Arc::new(TierRules { tier, rules }), sets: Arc::new(sets) });
-    let ingress = rules(side(&place, &spec.ingress, Direction::Ingress, whole, &mut problems));
-    let egress = rules(side(&place, &spec.egress, Direction::Egress, whole, &mut problems));
+    let ingress = rules(side(&place, tier, &spec.ingress, Direction::Ingress, whole, &mut problems));
+    let egress = rules(side(&place, tier, &spec.egress, Direction::Egress, whole, &mut problems));
     ranked(ingress, egress, problems)
 }
 
@@ -185,13 +185,14 @@ pub(super) fn label(direction: Direction, index: usize, rule: &ClusterPolicyRule
 /// The rules of a direction, if there are any, and the sets that they name.
 fn side(
     place: &str,
+    tier: Tier,
     rules: &[ClusterPolicyRule],
     direction: Direction,
     whole: bool,
     problems: &mut Vec<Problem>,
 ) -> Option<(Vec<TierRule>, BTreeSet<SetKey>)> {
     let mut sets = BTreeSet::new();
-    let mut compiled = Vec::new();
+    let (mut compiled, mut denies_unknown) = (Vec::new(), false);
     for (index, rule) in rules.iter().enumerate() {
         let label: Arc<str> = label(direction, index, rule).into();
         let (found, faults) = read_rule(rule, direction, whole);
@@ -204,15 +205,60 @@ fn side(
         problems.extend(faults.into_iter().map(|fault| fault.at(&field, so)));
         match found {
             RuleFound::Takes(action, peers, protocols) => {
+                let unknown = unknown_to(tier, action, &peers, &protocols, direction);
                 let peers = peers_of(peers, &mut sets);
                 let ports = (!protocols.is_empty()).then(|| ports_of(protocols, &mut sets));
-                compiled.push(TierRule { label, action, peers, ports });
+                compiled.push(TierRule { label: label.clone(), action, peers, ports });
+                // What a rule of before denies already of those it does not know has come to its end.
+                if let Some(protocols) = unknown.filter(|_| !denies_unknown) {
+                    denies_unknown = protocols.is_empty();
+                    let ports = (!protocols.is_empty()).then(|| ports_of(protocols, &mut sets));
+                    let keys = all_known();
+                    let peers = Peers::Unknown { known: keys.iter().map(SetKey::id).collect() };
+                    sets.extend(keys);
+                    compiled.push(TierRule { label: unknown_label(&label).into(), action: Action::Deny, peers, ports });
+                }
             }
             RuleFound::Nothing => {}
             RuleFound::DeniesAll => compiled.push(deny_all(label)),
         }
     }
     (!compiled.is_empty()).then_some((compiled, sets))
+}
+
+/// Of which protocols a rule has to deny what an address sends or gets of which it is not known (yet) which pod has it; none if it denies none.
+///
+/// A rule that lets through what it takes takes no such address, and so is closed to it. A rule that closes would be open to it: a pod that is as new as that
+/// may be one that it means. So such an address is denied what the rule does not let go on for certain.
+pub(super) fn unknown_to(
+    tier: Tier,
+    action: Action,
+    peers: &[PeerFound],
+    protocols: &[ProtocolFound],
+    direction: Direction,
+) -> Option<Vec<ProtocolFound>> {
+    let closes = match action {
+        Action::Deny => true,
+        // After the Baseline tier nothing is asked.
+        Action::Pass => tier == Tier::Admin,
+        Action::Accept => false,
+    };
+    if !closes || !peers.iter().any(|peer| matches!(peer, PeerFound::Pods(..))) {
+        return None;
+    }
+    let may_be = |protocol: &ProtocolFound| match protocol {
+        // Nor is it known which ports of that pod have names.
+        ProtocolFound::Named(_) if direction == Direction::Egress => {
+            [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(|protocol| ProtocolFound::Match(PortMatch::All(protocol))).to_vec()
+        }
+        ProtocolFound::Named(_) | ProtocolFound::Match(_) => vec![protocol.clone()],
+    };
+    Some(protocols.iter().flat_map(may_be).collect())
+}
+
+/// What people call the part of a rule that is about addresses that no pod is known to have.
+pub(super) fn unknown_label(label: &str) -> String {
+    format!("{label} (unknown pod)")
 }
 
 fn peers_of(found: Vec<PeerFound>, sets: &mut BTreeSet<SetKey>) -> Peers {

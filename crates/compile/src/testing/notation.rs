@@ -42,7 +42,7 @@ pub fn world(text: &str) -> World {
 pub fn settings() -> Settings {
     let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     let mut settings = Settings::new("n1");
-    settings.cluster_cidrs = nets(&["10.42.0.0/16", "fd42::/48"]);
+    settings.cluster_cidrs = nets(&["10.42.0.0/16", "fd42::/16"]);
     settings.service_cidrs = nets(&["10.43.0.0/16", "fd43::/112"]);
     settings
 }

@@ -78,6 +78,28 @@ fn a_rule_that_denies_is_named() {
 }
 
 #[test]
+fn a_rule_that_may_mean_a_pod_that_is_not_known_is_named() {
+    let red = "[{namespaces: {matchLabels: {team: red}}}]";
+    let ports = "protocols: [{destinationNamedPort: http}]";
+    let out = cnp("guard", "Admin", 5, &format!("egress: [{{action: Deny, to: {red}, {ports}}}]"));
+    check(
+        &out,
+        "shop/web 10.42.2.99:8080",
+        expect![[r#"
+        DROP  tcp  shop/web 10.42.1.7 -> 10.42.2.99:8080
+
+        1 n1  source check   pass      10.42.1.7 is its own address
+        2 n1  egress policy  DROP      ClusterNetworkPolicy guard (Admin), egress[0] (unknown pod), denies it
+              10.42.2.99 is an address for pods, and no pod is known to have it, so the rule may mean it
+              8080/tcp
+        3 n1  route          (REJECT)  no pod has 10.42.2.99: unreachable
+        pass if: an egress rule that is asked before it accepted 10.42.2.99 on 8080/tcp
+            and: a pod had 10.42.2.99
+    "#]],
+    );
+}
+
+#[test]
 fn a_rule_that_accepts_is_named_and_what_it_passed_before() {
     let first = cnp(
         "first",

@@ -126,6 +126,19 @@ impl World {
         &self.settings
     }
 
+    /// All networks that pods can have addresses in: as the settings say, or the nodes' pod subnets where they say nothing.
+    pub(crate) fn pod_networks(&self) -> Vec<IpNet> {
+        if !self.settings.cluster_cidrs.is_empty() {
+            return self.settings.cluster_cidrs.clone();
+        }
+        self.nodes
+            .values()
+            .flat_map(|node| node.spec.subnets())
+            .filter_map(|text| text.parse::<IpNet>().ok())
+            .map(|net| net.trunc())
+            .collect()
+    }
+
     /// All namespaces.
     pub fn namespaces(&self) -> &OrdMap<NamespaceName, Arc<Namespace>> {
         &self.namespaces

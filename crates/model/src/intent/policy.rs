@@ -44,6 +44,11 @@ pub enum Peers {
         /// Address blocks; for the traffic's own family only.
         blocks: Vec<Block>,
     },
+    /// Whoever may be any pod: an address of the pod networks that is in none of these sets.
+    Unknown {
+        /// Sets of all addresses of which it is known whose they are: pods', and those that no pod has.
+        known: Vec<SetId>,
+    },
 }
 
 /// One alternative of a rule's ports.
@@ -198,4 +203,6 @@ pub struct PolicyIntent {
     pub sets: OrdMap<SetId, Arc<AddressSet>>,
     /// Named-port sets that the rules name.
     pub named_ports: OrdMap<SetId, Arc<NamedPortSet>>,
+    /// All networks that pods can have addresses in.
+    pub pod_networks: Arc<[IpNet]>,
 }

@@ -56,6 +56,7 @@ fn frame(denials: DenialFacts, objects: &mut Objects) {
         objects.set(named("ready", family), set_of(&key));
         objects.set(named("self", family), set_of(&[ip_field(family), ip_field(family)]));
     }
+    sets::frame(objects);
     // Packets of connections that were judged pass; one that is no longer allowed has been taken out of the table by the agent, or is held.
     let known = || rule().state(CT_KNOWN).ct_mark_without(HELD_MARK).accept();
     // Not so a pod that is closed: its address may be one that had connections before it.

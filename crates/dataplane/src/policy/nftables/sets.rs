@@ -10,8 +10,9 @@ use imbl::ordmap::DiffItem as MapDiff;
 use imbl::ordset::DiffItem as SetDiff;
 use imbl::{OrdMap, OrdSet};
 
-use crate::change::{Change, Objects, set_of};
+use crate::change::{Change, Objects, intervals_of, set_of};
 use crate::expr::{ip_field, named};
+use crate::interval;
 use crate::objects::nft::{Field, KeyBuilder, SetSpec};
 
 /// The name of a set in one family. The id is `compile`'s own making, of letters, digits and hyphens.
@@ -19,8 +20,30 @@ pub(super) fn name(id: &SetId, family: Family) -> Arc<str> {
     named(&format!("{}/", id.0), family)
 }
 
+/// The set of all networks that pods can have addresses in.
+pub(super) const POD_NETWORKS: &str = "policy_net";
+
+/// What is there whatever the policies.
+pub(super) fn frame(objects: &mut Objects) {
+    for family in Family::BOTH {
+        objects.set(named(POD_NETWORKS, family), intervals_of(ip_field(family)));
+    }
+}
+
+fn networks(policy: &PolicyIntent, objects: &mut Objects) {
+    for family in Family::BOTH {
+        for i in interval::union(family, policy.pod_networks.iter()) {
+            objects.interval(named(POD_NETWORKS, family), interval::key(family, i.first), interval::key(family, i.last));
+        }
+    }
+}
+
 /// Lowers what differs between the sets.
 pub(super) fn lower(old: &PolicyIntent, new: &PolicyIntent, change: &mut Change) {
+    if old.pod_networks != new.pod_networks {
+        networks(old, &mut change.old);
+        networks(new, &mut change.new);
+    }
     lower_kind(&old.sets, &new.sets, change);
     lower_kind(&old.named_ports, &new.named_ports, change);
 }

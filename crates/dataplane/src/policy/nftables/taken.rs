@@ -8,7 +8,7 @@ use bowline_model::{Family, Protocol};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use super::sets;
+use super::sets::{self, POD_NETWORKS};
 use crate::change::{Change, Objects, intervals_of};
 use crate::expr::Part::{Daddr, Dport, L4Proto, Saddr};
 use crate::expr::{RuleBuilder, ip_field, named, rule};
@@ -85,7 +85,7 @@ pub(super) fn lower_changed<K: Ord + Clone, V: PartialEq + Clone>(
 pub(super) fn names_any(peers: &Peers, ports: Option<&[PortMatch]>, ids: &BTreeSet<SetId>) -> bool {
     let of_peers = match peers {
         Peers::Any => false,
-        Peers::OneOf { sets, .. } => sets.iter().any(|id| ids.contains(id)),
+        Peers::OneOf { sets, .. } | Peers::Unknown { known: sets } => sets.iter().any(|id| ids.contains(id)),
     };
     of_peers || ports.unwrap_or_default().iter().any(|port| matches!(port, PortMatch::Named(id) if ids.contains(id)))
 }
@@ -95,6 +95,8 @@ pub(super) fn names_any(peers: &Peers, ports: Option<&[PortMatch]>, ids: &BTreeS
 enum Match {
     Anything,
     Peer(Family, Arc<str>),
+    /// Of the pod networks and of none of these sets.
+    Unknown(Family, Vec<Arc<str>>),
     Protocol(Protocol),
     Ports(Protocol, u16, u16),
     PortSet(Protocol, Arc<str>),
@@ -104,20 +106,22 @@ enum Match {
 impl Match {
     fn family(&self) -> Option<Family> {
         match self {
-            Match::Peer(family, _) | Match::NamedPort(family, _) => Some(*family),
+            Match::Peer(family, _) | Match::Unknown(family, _) | Match::NamedPort(family, _) => Some(*family),
             Match::Anything | Match::Protocol(_) | Match::Ports(..) | Match::PortSet(..) => None,
         }
     }
 
     fn add_to(&self, packets: RuleBuilder, direction: Direction) -> RuleBuilder {
+        let other_end = |family: Family| match direction {
+            Direction::Ingress => Saddr(family),
+            Direction::Egress => Daddr(family),
+        };
         match self {
             Match::Anything => packets,
-            Match::Peer(family, set) => {
-                let other_end = match direction {
-                    Direction::Ingress => Saddr(*family),
-                    Direction::Egress => Daddr(*family),
-                };
-                packets.family(*family).in_set(set, &[other_end])
+            Match::Peer(family, set) => packets.family(*family).in_set(set, &[other_end(*family)]),
+            Match::Unknown(family, known) => {
+                let of_pods = packets.family(*family).in_set(&named(POD_NETWORKS, *family), &[other_end(*family)]);
+                known.iter().fold(of_pods, |packets, set| packets.not_in_set(set, &[other_end(*family)]))
             }
             Match::Protocol(protocol) => packets.protocol(*protocol),
             Match::Ports(protocol, from, to) if from == to => packets.protocol(*protocol).dport(*from),
@@ -132,6 +136,10 @@ impl Match {
 fn peer_matches(peers: &Peers, place: &str, intent: &PolicyIntent, objects: &mut Objects) -> Vec<Match> {
     let (ids, blocks) = match peers {
         Peers::Any => return vec![Match::Anything],
+        Peers::Unknown { known } => {
+            let known: Vec<&SetId> = known.iter().filter(|id| intent.sets.contains_key(*id)).collect();
+            return Family::BOTH.map(|f| Match::Unknown(f, known.iter().map(|id| sets::name(id, f)).collect())).to_vec();
+        }
         Peers::OneOf { sets, blocks } => (sets, blocks),
     };
     let known = ids.iter().filter(|id| intent.sets.contains_key(*id));
