@@ -1,5 +1,5 @@
 # Everything is one line over cargo xtask. Root is needed for demo, test and bench: they make network namespaces.
-.PHONY: demo demo-down test check bench audit kernels conformance cluster cluster-down packages help
+.PHONY: demo demo-down test check bench audit mutants long kernels conformance cluster cluster-down packages help
 
 help:            ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
@@ -28,6 +28,14 @@ bench:           ## measurements beside their peers, as ratios
 
 audit:           ## advisories against the dependencies (needs cargo-deny and its database)
 	@cargo xtask audit
+
+long:            ## the full figures of the tests with packets, and many more random clusters: hours
+	@scripts/packages test
+	@cargo xtask long
+
+mutants:         ## changes what decides on policies, one thing at a time: the tests must notice each (needs cargo-mutants)
+	@scripts/packages test
+	@cargo xtask mutants
 
 kernels:         ## tests on the kernels of Debian 12 and 13, in virtual machines by emulation (KERNELS=...)
 	@scripts/packages kernels

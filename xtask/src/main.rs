@@ -1,5 +1,5 @@
 //! The repository's chores, called by the Makefile: `cargo xtask demo | demo-down | test | check | bench | audit | image | cluster | conformance |
-//! kernels`.
+//! kernels | mutants | long`.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a command line program answers on stdout and runs others")]
 
 mod cluster;
@@ -29,9 +29,11 @@ fn main() -> ExitCode {
         "cluster" => cluster::run(rest),
         "conformance" => conformance::run(rest),
         "kernels" => kernels::run(rest),
+        "mutants" => steps::mutants(),
+        "long" => steps::long(),
         other => {
             eprintln!(
-                "xtask: no chore is called `{other}`; there are demo, demo-down, test, check, bench, audit, image, cluster, conformance, kernels"
+                "xtask: no chore is called `{other}`; there are demo, demo-down, test, check, bench, audit, image, cluster, conformance, kernels, mutants, long"
             );
             return ExitCode::from(2);
         }

@@ -103,6 +103,43 @@ pub(crate) fn audit() -> Result<bool> {
     run(&Step { name: "advisories", command: &["cargo", "deny", "check"] }, &mut Tally::default())
 }
 
+/// The full figures: what takes hours, and is no part of what a change must pass. The last line is the count over all runners.
+pub(crate) fn long() -> Result<bool> {
+    need_root("make long makes network namespaces")?;
+    let steps = [
+        Step {
+            name: "random clusters",
+            command: &["env", "PROPTEST_CASES=50000", "cargo", "test", "--release", "-p", "bowline-dataplane", "--lib", "lowered"],
+        },
+        Step { name: "truth tables with packets", command: &["cargo", "test", "-p", "bowline", "--test", "policies", "--", "--long"] },
+        Step { name: "conduct", command: &["cargo", "test", "-p", "bowline", "--test", "conduct", "--", "--long"] },
+        Step { name: "faults", command: &["cargo", "test", "--release", "-p", "bowline", "--test", "faults", "--", "--long"] },
+    ];
+    let mut tally = Tally::default();
+    let mut good = true;
+    for step in &steps {
+        good &= run(step, &mut tally)?;
+    }
+    println!("{tally}");
+    Ok(good)
+}
+
+/// Tests that kill few mutants in much time: those that the others leave alive are shown to them, too.
+const SLOW: &[&str] = &["the_oracle_and_the_compiler_say", "seventy_thousand", "properties", "ipam"];
+
+/// Changes what decides on policies in every way that `.cargo/mutants.toml` names, one at a time: whatever passes all tests is untested.
+pub(crate) fn mutants() -> Result<bool> {
+    if !have("cargo-mutants") {
+        bail!("cargo-mutants is not installed; run: cargo install cargo-mutants --locked");
+    }
+    let mut quick = vec!["cargo", "mutants", "-p", "bowline-compile", "--output", "target", "--", "--"];
+    quick.extend(SLOW.iter().flat_map(|test| ["--skip", test]));
+    // What lives on through them is no failure yet.
+    run(&Step { name: "mutants by the quick tests", command: &quick }, &mut Tally::default())?;
+    let all = ["cargo", "mutants", "-p", "bowline-compile", "--output", "target", "--iterate"];
+    run(&Step { name: "the rest by all tests", command: &all }, &mut Tally::default())
+}
+
 /// Licences of everything that is linked, against deny.toml: by cargo-deny where it is installed, else by cargo's own metadata.
 fn licences(tally: &mut Tally) -> Result<bool> {
     if have("cargo-deny") {

@@ -1,7 +1,6 @@
 //! Judges a packet by the intent, as the kernel must: fast enough to go through all connections after a change.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -52,26 +51,6 @@ pub enum Reason {
     DeniedBy(Vec<PolicyName>, Direction),
     /// This ClusterNetworkPolicy's rule decides, told by its label; `Pass` in the Baseline tier, after which nothing is asked.
     Ruled(ClusterPolicyName, Arc<str>, Action, Direction),
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let way = |direction: &Direction| direction.word();
-        match self {
-            Reason::NoPolicy => f.write_str("no policy selects it"),
-            Reason::Itself => f.write_str("a pod reaches itself"),
-            Reason::OwnNode => f.write_str("its own node reaches a pod"),
-            Reason::Closed(direction) => write!(f, "{} of a pod that is not known yet", way(direction)),
-            Reason::AllowedBy(name, direction) => write!(f, "{} by NetworkPolicy {name}", way(direction)),
-            Reason::DeniedBy(names, direction) => {
-                let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-                write!(f, "{}: none of NetworkPolicy {} lets it through", way(direction), names.join(", "))
-            }
-            Reason::Ruled(name, rule, action, direction) => {
-                write!(f, "{}: {action:?} by ClusterNetworkPolicy {name}, {rule}", way(direction))
-            }
-        }
-    }
 }
 
 /// What becomes of a packet.

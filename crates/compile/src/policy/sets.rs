@@ -201,7 +201,8 @@ impl Sets {
         }
         let mut changed = false;
         for (id, edit) in edits {
-            changed |= apply(&mut self.pods, &id, edit.pods) | apply(&mut self.ports, &id, edit.ports);
+            changed |= apply(&mut self.pods, &id, edit.pods);
+            changed |= apply(&mut self.ports, &id, edit.ports);
         }
         changed
     }

@@ -3,6 +3,7 @@
 
 mod cases;
 mod cluster_policy_table;
+mod explain_policies;
 mod explain_properties;
 mod explain_questions;
 mod explain_table;
@@ -13,3 +14,4 @@ mod policies;
 mod policy_table;
 mod properties;
 mod service_table;
+mod turns;
