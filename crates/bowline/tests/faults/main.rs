@@ -9,6 +9,7 @@ mod closed;
 #[path = "../common/mod.rs"]
 mod common;
 mod edits;
+mod full;
 mod labs;
 mod plugin;
 mod restarts;
@@ -34,6 +35,8 @@ const GROUPS: &[Group] = &[
             Row { name: "edits", title: "denied while policies and labels change", check: edits::of_rules },
             Row { name: "reuse", title: "who gets an address is not who had it", check: reuse::of_addresses },
             Row { name: "namespace", title: "denied until a namespace has gone", check: edits::of_a_namespace },
+            Row { name: "full", title: "connection tracking is full", check: full::of_connections },
+            Row { name: "clients", title: "the map of remembered clients is full", check: full::of_clients },
             Row { name: "closed", title: "denied while agents are killed", check: closed::through_restarts },
         ],
     },
@@ -48,6 +51,7 @@ const GROUPS: &[Group] = &[
             Row { name: "edits-ebpf", title: "denied while policies and labels change", check: edits::of_rules },
             Row { name: "reuse-ebpf", title: "who gets an address is not who had it", check: reuse::of_addresses },
             Row { name: "namespace-ebpf", title: "denied until a namespace has gone", check: edits::of_a_namespace },
+            Row { name: "full-ebpf", title: "connection tracking is full", check: full::of_connections },
             Row { name: "closed-ebpf", title: "denied while agents are killed", check: closed::through_restarts },
         ],
     },
