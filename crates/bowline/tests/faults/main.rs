@@ -11,6 +11,7 @@ mod common;
 mod edits;
 mod full;
 mod labs;
+mod maps;
 mod plugin;
 mod restarts;
 mod reuse;
@@ -52,6 +53,7 @@ const GROUPS: &[Group] = &[
             Row { name: "reuse-ebpf", title: "who gets an address is not who had it", check: reuse::of_addresses },
             Row { name: "namespace-ebpf", title: "denied until a namespace has gone", check: edits::of_a_namespace },
             Row { name: "full-ebpf", title: "connection tracking is full", check: full::of_connections },
+            Row { name: "maps-full", title: "the BPF maps are full", check: maps::all_full },
             Row { name: "closed-ebpf", title: "denied while agents are killed", check: closed::through_restarts },
         ],
     },
