@@ -146,8 +146,9 @@ fn filled_up(lab: &Lab, rounds: usize) -> Result<String> {
     }
     Ok(format!(
         "{full} of 1024 elements and more in each map of services, {known} of 1024 flows, {no_room} connections without room: 0 of {tried} denied \
-         datagrams and SYNs let through, what a change closed silent after {} ms at most, 0 of 1000 connections broke ({requests} requests)",
-        slowest.as_millis()
+         datagrams and SYNs let through, what a change closed silent after {} ms at most, 0 of {} connections broke ({requests} requests)",
+        slowest.as_millis(),
+        rounds * 2 * CONNECTIONS.parse::<usize>()?
     ))
 }
 
