@@ -1,6 +1,7 @@
 //! Which containers hold which addresses, on disk: one file an attachment, so that a crash at any line leaks nothing.
 //!
-//! Invariant: a record is on disk before anything of it is in the kernel, and leaves the disk after the kernel has let go of it.
+//! Invariant: a record is on disk before anything of it is in the kernel, and leaves the disk after the kernel has let go of it; that of a pod once
+//! its addresses have rested, so that they do so after a restart as well.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -8,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use bowline_model::intent::pods::PodIntent;
 use serde::{Deserialize, Serialize};
+
+/// What the file of an attachment that is gone ends in.
+const RELEASED: &str = "released";
 
 /// One attachment: a container's interface and what it was given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +37,8 @@ pub(crate) struct Record {
 pub(crate) struct Loaded {
     /// The records that can be read.
     pub(crate) records: Vec<Record>,
+    /// Those of attachments that are gone, whose addresses may not have rested.
+    pub(crate) released: Vec<Record>,
     /// The files that cannot, with the reason.
     pub(crate) unreadable: Vec<(PathBuf, String)>,
 }
@@ -67,8 +73,12 @@ impl Records {
     /// When the directory itself cannot be read.
     pub(crate) fn load(&self) -> io::Result<Loaded> {
         let (mut records, mut unreadable) = (Vec::new(), Vec::new());
+        let released = self.released()?.into_iter().map(|(_, record)| record).collect();
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
+            if path.extension().is_some_and(|e| e == RELEASED) {
+                continue;
+            }
             if path.extension().is_none_or(|e| e != "json") {
                 // A temporary file of a write that a crash cut short: the record was never in force.
                 let _ = fs::remove_file(&path);
@@ -79,7 +89,23 @@ impl Records {
                 Err(reason) => unreadable.push((path, reason)),
             }
         }
-        Ok(Loaded { records, unreadable })
+        Ok(Loaded { records, released, unreadable })
+    }
+
+    /// The records of attachments that are gone, with their files.
+    fn released(&self) -> io::Result<Vec<(PathBuf, Record)>> {
+        let mut released = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|e| e != RELEASED) {
+                continue;
+            }
+            match fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+                Some(record) => released.push((path, record)),
+                None => fs::remove_file(&path)?,
+            }
+        }
+        Ok(released)
     }
 
     /// Writes a record by temporary file, fsync and rename.
@@ -94,6 +120,26 @@ impl Records {
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
         File::open(&self.directory)?.sync_all()
+    }
+
+    /// Takes a record out of force, and keeps it until its addresses have rested; an absent one is fine.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn release(&self, host_ifname: &str) -> io::Result<()> {
+        let path = self.path(host_ifname);
+        match fs::rename(&path, path.with_extension(RELEASED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => File::open(&self.directory)?.sync_all(),
+        }
+    }
+
+    /// Removes the records of attachments that are gone and do not rest.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn forget_released(&self, rests: impl Fn(&Record) -> bool) -> io::Result<()> {
+        self.released()?.into_iter().filter(|(_, record)| !rests(record)).try_for_each(|(path, _)| fs::remove_file(path))
     }
 
     /// Removes a record; an absent one is fine.
@@ -135,6 +181,26 @@ mod tests {
                 host_ports: Vec::new(),
             },
         }
+    }
+
+    #[test]
+    fn what_is_released_is_known_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        for name in ["bwl1", "bwl2", "bwl3"] {
+            records.write(&record(name)).unwrap();
+        }
+        for name in ["bwl2", "bwl3", "bwl9"] {
+            records.release(name).unwrap();
+        }
+        fs::write(dir.path().join("attachments/bwl4.released"), "{").unwrap();
+        let mut loaded = records.load().unwrap();
+        loaded.released.sort_by(|a, b| a.intent.host_ifname.cmp(&b.intent.host_ifname));
+        assert_eq!((loaded.records, loaded.released), (vec![record("bwl1")], vec![record("bwl2"), record("bwl3")]));
+        assert!(loaded.unreadable.is_empty() && !dir.path().join("attachments/bwl4.released").exists());
+        assert_eq!(records.namespaces().len(), 1, "who looks for pods finds those that are there");
+        records.forget_released(|record| &*record.intent.host_ifname == "bwl3").unwrap();
+        assert_eq!(records.load().unwrap().released, [record("bwl3")]);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The agent's side of CNI: ADD, DEL, CHECK, GC, STATUS for the plugin's front.
 //!
 //! Invariants: ADD answers only when the pod's policy is in the kernel; until then the pod's interface drops everything, since its addresses
-//! are in none of the maps that let packets pass. An address is given out again only after the kernel has let go of its former owner.
+//! are in none of the maps that let packets pass. An address is given out again only after the kernel has let go of its former owner, and other
+//! nodes have heard that it is that one's no more ([`super::resting`]).
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,20 +14,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bowline_cni::wire::{AddRequest, CheckRequest, DelRequest, GcRequest, Reply, Request, accept_one, answer};
-use bowline_cni::{CniError, CniResult, Interface, IpConfig, Route, code, journal};
-use bowline_compile::ipam::{AddressRange, AttachmentKey, Pool, Want, host_ifname, host_mac, pod_mac};
+use bowline_cni::{CniError, CniResult, Interface, IpConfig, PodIdentity, Route, code, journal};
+use bowline_compile::ipam::{AddressRange, AttachmentKey, IpamError, Pool, Want, host_ifname, host_mac, pod_mac};
 use bowline_compile::world::{Attached, Change};
 use bowline_kernel::netlink::Netlink;
 use bowline_kernel::netns::NetNs;
 use bowline_kernel::pod::{self, PodLinkSpec};
 use bowline_model::intent::pods::{HostPort, PodIntent};
-use bowline_model::{Family, PodName};
+use bowline_model::{Dual, Family, PodName};
 use ipnet::IpNet;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::apply::Applied;
 use super::attachments::{Record, Records};
+use super::resting::{Owner, Resting};
 use super::turn::Published;
 use crate::watch::Unheard;
 
@@ -42,6 +45,13 @@ const LINKLESS: Duration = Duration::from_secs(5);
 /// How long its pod has been unknown: the API server may tell of a pod later than the runtime.
 const UNKNOWN: Duration = Duration::from_secs(30);
 
+/// How long ADD waits for an address where all that are free were others' a moment ago, and the time between two looks.
+const REST_WAIT: Duration = Duration::from_secs(15);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
+/// How often is looked for addresses that have rested.
+const LOOK_AT_REST: Duration = Duration::from_secs(1);
+
 /// How long DEL waits for the kernel to let go before the address is kept back instead.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);
 
@@ -51,6 +61,7 @@ pub(crate) struct CniServer {
     state_dir: std::path::PathBuf,
     pool: Mutex<Pool>,
     held: Mutex<BTreeMap<AttachmentKey, Record>>,
+    resting: Arc<Mutex<Resting>>,
     changes: mpsc::Sender<Change>,
     published: watch::Receiver<Published>,
     applied: watch::Receiver<Applied>,
@@ -97,6 +108,17 @@ impl CniServer {
         }
         let mut held = BTreeMap::new();
         let mut pool = Pool::default();
+        let mut resting = Resting::default();
+        for record in loaded.released {
+            let key = AttachmentKey::new(&record.container_id, &record.ifname);
+            if let Some(owner) = owner(&record) {
+                resting.let_go(&owner, record.intent.ips.values().copied(), Instant::now());
+            }
+            // It has been used: those that were not go first.
+            if pool.restore(&key, record.intent.ips).is_ok() {
+                pool.release(&key, 0);
+            }
+        }
         for record in loaded.records {
             let key = AttachmentKey::new(&record.container_id, &record.ifname);
             if let Err(error) = pool.restore(&key, record.intent.ips) {
@@ -107,11 +129,14 @@ impl CniServer {
             held.insert(key, record);
         }
         tracing::info!(attachments = held.len(), "attachments of former lives taken up");
+        let resting = Arc::new(Mutex::new(resting));
+        tokio::spawn(look_at_rest(records.clone(), resting.clone(), channels.published.clone()));
         Ok(CniServer {
             records,
             state_dir: state_dir.to_owned(),
             pool: Mutex::new(pool),
             held: Mutex::new(held),
+            resting,
             changes: channels.changes,
             published: channels.published,
             applied: channels.applied,
@@ -205,7 +230,7 @@ impl CniServer {
 
     /// Decides what the container gets and writes it down.
     fn record(&self, request: &AddRequest, key: &AttachmentKey) -> Result<Record, CniError> {
-        let ips = self.with_pool(|pool| pool.allocate(key, &want(request))).map_err(|e| {
+        let ips = self.allocate(request, key).map_err(|e| {
             let code = if e.may_retry() { code::TRY_AGAIN_LATER } else { code::INVALID_CONFIG };
             CniError::new(code, "no address for the pod").details(e.to_string())
         })?;
@@ -238,6 +263,26 @@ impl CniServer {
         self.records.write(&record).map_err(|e| io_failure("the attachment cannot be written down", e))?;
         lock(&self.held).insert(key.clone(), record.clone());
         Ok(record)
+    }
+
+    /// Takes addresses; waits for some where all that are free were others' a moment ago.
+    fn allocate(&self, request: &AddRequest, key: &AttachmentKey) -> Result<Dual<IpAddr>, IpamError> {
+        let (want, begun) = (want(request), Instant::now());
+        let named = |pod: &PodIdentity| Owner { pod: PodName::new(pod.namespace.as_str(), pod.name.as_str()), uid: pod.uid.clone() };
+        let asker = request.pod.as_ref().map(named);
+        loop {
+            let claims = self.published.borrow().claims.clone();
+            let given = self.with_pool(|pool| {
+                let (mut resting, now) = (lock(&self.resting), Instant::now());
+                let given = pool.allocate(key, &want, &|address| resting.may_have(address, asker.as_ref(), &claims, now))?;
+                resting.given(given.values());
+                Ok(given)
+            });
+            match given {
+                Err(error) if IpamError::is_kept_back(&error) && begun.elapsed() < REST_WAIT => std::thread::sleep(BETWEEN_LOOKS),
+                given => return given,
+            }
+        }
     }
 
     fn attach(&self, record: &Record, netns: OwnedFd) -> Result<CniResult, CniError> {
@@ -298,7 +343,14 @@ impl CniServer {
             }
             Err(Unfinished::Ever) => return Err(again("the agent is stopping", "")),
         }
-        if let Err(error) = self.records.remove(&name) {
+        let removed = match owner(record) {
+            Some(owner) => {
+                lock(&self.resting).let_go(&owner, record.intent.ips.values().copied(), Instant::now());
+                self.records.release(&name)
+            }
+            None => self.records.remove(&name),
+        };
+        if let Err(error) = removed {
             tracing::warn!(%error, link = %name, "attachment record cannot be removed");
             return Ok(());
         }
@@ -417,6 +469,27 @@ impl CniServer {
     }
 }
 
+/// Follows who is named by a status, and forgets what has rested, in memory and on the disk, until the turn ends.
+async fn look_at_rest(records: Records, resting: Arc<Mutex<Resting>>, mut published: watch::Receiver<Published>) {
+    loop {
+        // Time passes without a change, too.
+        if let Ok(Err(_)) = tokio::time::timeout(LOOK_AT_REST, published.changed()).await {
+            return;
+        }
+        let claims = published.borrow_and_update().claims.clone();
+        if !lock(&resting).look(&claims, Instant::now()) {
+            continue;
+        }
+        let (records, resting) = (records.clone(), resting.clone());
+        let forgotten = tokio::task::spawn_blocking(move || {
+            records.forget_released(|record| record.intent.ips.values().any(|address| lock(&resting).is_kept(address)))
+        });
+        if let Ok(Err(error)) = forgotten.await {
+            tracing::warn!(%error, "records of attachments that are gone cannot be removed");
+        }
+    }
+}
+
 /// Why what was waited for did not come.
 enum Unfinished {
     /// It may yet.
@@ -433,6 +506,11 @@ fn verb(request: &Request) -> &'static str {
         Request::Gc(_) => "GC",
         Request::Status(_) => "STATUS",
     }
+}
+
+/// Whose an attachment is.
+fn owner(record: &Record) -> Option<Owner> {
+    Some(Owner { pod: record.intent.pod.clone()?, uid: record.pod_uid.clone() })
 }
 
 /// The addresses that the runtime asks for.

@@ -24,6 +24,7 @@ mod ledger;
 mod network;
 mod reap;
 mod reaper;
+mod resting;
 mod service_health;
 mod sockets;
 pub(crate) mod status;

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -68,11 +69,21 @@ fn advance(epoch: &Epoch) {
     }
 }
 
-fn hand_over(epoch: &Epoch, which: Which) {
+/// Hands connections over. That it fails is said once, for as long as it does: where there is no room, it is tried every second.
+fn hand_over(epoch: &Epoch, which: Which, refused: &AtomicBool) {
     match epoch.hand_over(which) {
-        Ok(HandedOver { told: 0, .. }) => {}
-        Ok(HandedOver { told, .. }) => tracing::debug!(told, "connections made known to connection tracking"),
-        Err(error) => tracing::warn!(%error, "connections that began without the stack cannot be handed over to it"),
+        Ok(HandedOver { told, .. }) => {
+            if refused.swap(false, Ordering::Relaxed) {
+                tracing::info!("connections that began without the stack are handed over to it again");
+            }
+            if told > 0 {
+                tracing::debug!(told, "connections made known to connection tracking");
+            }
+        }
+        Err(error) if !refused.swap(true, Ordering::Relaxed) => {
+            tracing::warn!(%error, "connections that began without the stack cannot be handed over to it");
+        }
+        Err(_) => {}
     }
 }
 
@@ -149,14 +160,16 @@ impl Reaper {
     /// When there is no thread to be had.
     pub(super) fn start(applied: watch::Sender<Applied>, epoch: Epoch) -> io::Result<Reaper> {
         let own = epoch.clone();
+        let refused = Arc::<AtomicBool>::default();
+        let still = refused.clone();
         let cut = move |work: &Work, newest: &dyn Fn() -> Arc<Intent>| {
             advance(&own);
-            hand_over(&own, Which::All);
+            hand_over(&own, Which::All, &refused);
             let cut = work.cut(newest);
             advance(&own);
             cut
         };
-        Reaper::start_with(applied, cut, move |which| hand_over(&epoch, which))
+        Reaper::start_with(applied, cut, move |which| hand_over(&epoch, which, &still))
     }
 
     fn start_with<C, H>(applied: watch::Sender<Applied>, mut cut: C, mut hand_over: H) -> io::Result<Reaper>

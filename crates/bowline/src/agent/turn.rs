@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bowline_compile::Compiler;
-use bowline_compile::world::{Change, Settings, Touched, World};
+use bowline_compile::world::{Change, Claims, Settings, Touched, World};
 use bowline_kubeproxy::Changes;
 use bowline_model::Problem;
 use bowline_model::intent::Intent;
@@ -33,6 +33,8 @@ pub(crate) struct Published {
     pub(crate) node_stays: bool,
     /// Attachments, by host interface name, whose pod the API server does not know (any more).
     pub(crate) orphans: Arc<BTreeSet<Arc<str>>>,
+    /// Which pods have which addresses in the eyes of other nodes.
+    pub(crate) claims: Claims,
     /// Counts for `bowline status`.
     pub(crate) counts: Counts,
 }
@@ -128,6 +130,7 @@ impl Turn {
         self.published.send_replace(Published {
             node_stays: self.world.node_stays(),
             orphans,
+            claims: self.world.claims(),
             intent,
             problems: Arc::new(compiled.problems),
             synced: true,

@@ -52,6 +52,17 @@ pub(crate) fn service(name: &str, app: &str, node_port: Option<u16>) -> Value {
     })
 }
 
+/// A service of many ports, half of them by UDP, all of which lead to the servers' one.
+pub(crate) fn wide(name: &str, app: &str, ports: u16) -> Value {
+    let mut service = service(name, app, None);
+    let port = |number: u16| {
+        let (protocol, port) = (if number.is_multiple_of(2) { "TCP" } else { "UDP" }, PORT + number / 2);
+        json!({"name": format!("p{number}"), "protocol": protocol, "port": port, "targetPort": PORT})
+    };
+    service["spec"]["ports"] = (0..ports).map(port).collect();
+    service
+}
+
 /// A policy that selects `app` and lets in only pods of `from`; nobody if there is none.
 pub(crate) fn ingress_policy(name: &str, app: &str, from: Option<&str>) -> Value {
     let rules: Vec<Value> = from.map(|from| json!({"from": [{"podSelector": {"matchLabels": {"app": from}}}]})).into_iter().collect();

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::foreign::shell;
 use super::sockets::switch;
 use crate::common::cluster::cluster_ip;
 use crate::common::generator::{Generator, all_answered, unbroken};
 use crate::common::lab::{Lab, eventually, said, within};
-use crate::common::objects::{PORT, idle, server, service};
+use crate::common::objects::{PORT, idle, server, service, wide};
 use crate::common::rows::Bench;
 
 fn n1(lab: &Lab) -> Result<Value> {
@@ -66,17 +66,6 @@ const SERVICES: usize = 30;
 const PORTS: u16 = 20;
 const ROOM: usize = 1024;
 
-/// A service of many ports, all of which lead to the server's one.
-fn wide(name: &str) -> Value {
-    let mut service = service(name, "full", None);
-    let port = |number: u16| {
-        let (protocol, port) = (if number.is_multiple_of(2) { "TCP" } else { "UDP" }, PORT + number / 2);
-        json!({"name": format!("p{number}"), "protocol": protocol, "port": port, "targetPort": PORT})
-    };
-    service["spec"]["ports"] = (0..PORTS).map(port).collect();
-    service
-}
-
 fn metric(lab: &Lab, name: &str) -> Result<u64> {
     let page = shell(lab, "n1", "curl -s --max-time 3 http://127.0.0.1:10249/metrics")?;
     let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -117,7 +106,7 @@ fn filled_up(lab: &Lab) -> Result<String> {
     };
     let (flows, streams) = (begin(&["datagrams", "full", "2000"])?, begin(&["stream", "4"])?);
     let names: Vec<String> = (0..SERVICES).map(name).collect();
-    let more: Vec<Value> = names.iter().map(|name| wide(name)).collect();
+    let more: Vec<Value> = names.iter().map(|name| wide(name, "full", PORTS)).collect();
     let before = times_said(lab, WORDS)?;
     lab.apply_objects(&more)?;
     let filled = eventually(|| {

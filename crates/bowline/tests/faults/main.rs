@@ -9,9 +9,12 @@ mod closed;
 #[path = "../common/mod.rs"]
 mod common;
 mod edits;
+mod full;
 mod labs;
+mod maps;
 mod plugin;
 mod restarts;
+mod reuse;
 mod upgrades;
 
 use std::process::ExitCode;
@@ -31,7 +34,10 @@ const GROUPS: &[Group] = &[
             Row { name: "new-pods", title: "new pods are closed from the first packet", check: closed::new_pods },
             Row { name: "new-pods-tier", title: "new pods are closed by a tier, too", check: closed::new_pods_by_tier },
             Row { name: "edits", title: "denied while policies and labels change", check: edits::of_rules },
+            Row { name: "reuse", title: "who gets an address is not who had it", check: reuse::of_addresses },
             Row { name: "namespace", title: "denied until a namespace has gone", check: edits::of_a_namespace },
+            Row { name: "full", title: "connection tracking is full", check: full::of_connections },
+            Row { name: "clients", title: "the map of remembered clients is full", check: full::of_clients },
             Row { name: "closed", title: "denied while agents are killed", check: closed::through_restarts },
         ],
     },
@@ -44,7 +50,10 @@ const GROUPS: &[Group] = &[
             Row { name: "new-pods-ebpf", title: "new pods are closed from the first packet", check: closed::new_pods },
             Row { name: "new-pods-tier-ebpf", title: "new pods are closed by a tier, too", check: closed::new_pods_by_tier },
             Row { name: "edits-ebpf", title: "denied while policies and labels change", check: edits::of_rules },
+            Row { name: "reuse-ebpf", title: "who gets an address is not who had it", check: reuse::of_addresses },
             Row { name: "namespace-ebpf", title: "denied until a namespace has gone", check: edits::of_a_namespace },
+            Row { name: "full-ebpf", title: "connection tracking is full", check: full::of_connections },
+            Row { name: "maps-full", title: "the BPF maps are full", check: maps::all_full },
             Row { name: "closed-ebpf", title: "denied while agents are killed", check: closed::through_restarts },
         ],
     },

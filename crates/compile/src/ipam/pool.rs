@@ -46,6 +46,22 @@ pub enum IpamError {
         /// Addresses there are.
         total: u128,
     },
+    /// What is free may not be given yet.
+    #[error("no {family} address is free in {blocks} but {kept_back} that others had a moment ago and that are kept back")]
+    AllKeptBack {
+        /// The family.
+        family: Family,
+        /// The prefixes or ranges that were searched.
+        blocks: String,
+        /// Addresses that are free and kept back.
+        kept_back: u128,
+    },
+    /// The requested address is free and may not be given yet.
+    #[error("address {address} was another's a moment ago and is kept back")]
+    KeptBack {
+        /// The address.
+        address: IpAddr,
+    },
     /// The requested address has an owner.
     #[error("address {address} belongs to {owner}")]
     Taken {
@@ -79,8 +95,14 @@ impl IpamError {
     pub fn may_retry(&self) -> bool {
         match self {
             IpamError::NoBlocks | IpamError::Exhausted { .. } | IpamError::Taken { .. } => true,
+            IpamError::AllKeptBack { .. } | IpamError::KeptBack { .. } => true,
             IpamError::Outside { .. } | IpamError::TwoOfAFamily { .. } => false,
         }
+    }
+
+    /// Whether it takes nothing but a little time: what is free is kept back.
+    pub fn is_kept_back(&self) -> bool {
+        matches!(self, IpamError::AllKeptBack { .. } | IpamError::KeptBack { .. })
     }
 }
 
@@ -151,11 +173,12 @@ impl Pool {
         self.blocks.iter().map(|block| block.cidr)
     }
 
-    /// Gives the attachment one address of each family that the pool has; those that it holds, if it holds any.
+    /// Gives the attachment one address of each family that the pool has; those that it holds, if it holds any. Of what is free it gives only what
+    /// is `rested`: what nobody takes for its former owner's any more.
     ///
     /// # Errors
     /// See [`IpamError`]; nothing is taken then.
-    pub fn allocate(&mut self, key: &AttachmentKey, want: &Want) -> Result<Dual<IpAddr>, IpamError> {
+    pub fn allocate(&mut self, key: &AttachmentKey, want: &Want, rested: &dyn Fn(&IpAddr) -> bool) -> Result<Dual<IpAddr>, IpamError> {
         if let Some(held) = self.held.get(key) {
             return Ok(*held);
         }
@@ -172,8 +195,8 @@ impl Pool {
         let mut chosen = Dual::default();
         for family in Family::BOTH {
             let choice = match requested.get(family) {
-                Some(address) => Some(self.check_requested(*address)?),
-                None => self.choose(family, &want.ranges)?,
+                Some(address) => Some(self.check_requested(*address, rested)?),
+                None => self.choose(family, &want.ranges, rested)?,
             };
             *chosen.get_mut(family) = choice;
         }
@@ -238,12 +261,13 @@ impl Pool {
         self.blocks.iter().map(Block::usable).filter(|range| range.family() == family).collect()
     }
 
-    fn check_requested(&self, address: IpAddr) -> Result<IpAddr, IpamError> {
+    fn check_requested(&self, address: IpAddr, rested: &dyn Fn(&IpAddr) -> bool) -> Result<IpAddr, IpamError> {
         if let Some(owner) = self.owners.get(&address) {
             return Err(IpamError::Taken { address, owner: owner.clone() });
         }
         match self.blocks.iter().any(|block| block.usable().contains(&address)) {
-            true => Ok(address),
+            true if rested(&address) => Ok(address),
+            true => Err(IpamError::KeptBack { address }),
             false => Err(IpamError::Outside { address, blocks: self.describe() }),
         }
     }
@@ -254,42 +278,46 @@ impl Pool {
     }
 
     /// A free address, or nothing if the pool has no prefix of the family and none is asked for.
-    fn choose(&mut self, family: Family, limits: &[AddressRange]) -> Result<Option<IpAddr>, IpamError> {
+    fn choose(&mut self, family: Family, limits: &[AddressRange], rested: &dyn Fn(&IpAddr) -> bool) -> Result<Option<IpAddr>, IpamError> {
         let limits: Vec<AddressRange> = limits.iter().filter(|limit| limit.family() == family).copied().collect();
         let own = self.ranges(family);
         if limits.is_empty() {
             if own.is_empty() {
                 return Ok(None);
             }
-            let chosen = self.fresh(family).or_else(|| self.longest_free(&own));
+            let chosen = self.fresh(family, rested).or_else(|| self.longest_free(&own, rested));
             return chosen.map(Some).ok_or_else(|| self.exhausted(family, &own));
         }
         let within: Vec<AddressRange> = limits.iter().flat_map(|limit| own.iter().filter_map(move |range| limit.overlap(range))).collect();
-        let chosen = self.fresh_within(&within).or_else(|| self.longest_free(&within));
+        let chosen = self.fresh_within(&within, rested).or_else(|| self.longest_free(&within, rested));
         chosen.map(Some).ok_or_else(|| self.exhausted(family, &within))
     }
 
     fn exhausted(&self, family: Family, ranges: &[AddressRange]) -> IpamError {
-        let Usage { total, used } = self.usage_of(ranges);
-        IpamError::Exhausted { family, blocks: self.describe(), used, total }
+        let (Usage { total, used }, blocks) = (self.usage_of(ranges), self.describe());
+        match total.saturating_sub(used) {
+            0 => IpamError::Exhausted { family, blocks, used, total },
+            kept_back => IpamError::AllKeptBack { family, blocks, kept_back },
+        }
     }
 
     /// The first address that was never used. Moves the mark of its block up to it, so that a search costs what was used since.
-    fn fresh(&mut self, family: Family) -> Option<IpAddr> {
+    fn fresh(&mut self, family: Family, rested: &dyn Fn(&IpAddr) -> bool) -> Option<IpAddr> {
         let (owners, released) = (&self.owners, &self.released);
+        let unused = |ip: &IpAddr| !owners.contains_key(ip) && !released.contains_key(ip);
         self.blocks.iter_mut().filter(|block| Family::of_prefix(&block.cidr) == family).find_map(|block| {
-            block.next = block.usable().iter_from(block.next?).find(|ip| !owners.contains_key(ip) && !released.contains_key(ip));
-            block.next
+            block.next = block.usable().iter_from(block.next?).find(unused);
+            block.usable().iter_from(block.next?).find(|ip| unused(ip) && rested(ip))
         })
     }
 
-    fn fresh_within(&self, ranges: &[AddressRange]) -> Option<IpAddr> {
-        let unused = |ip: &IpAddr| !self.owners.contains_key(ip) && !self.released.contains_key(ip);
+    fn fresh_within(&self, ranges: &[AddressRange], rested: &dyn Fn(&IpAddr) -> bool) -> Option<IpAddr> {
+        let unused = |ip: &IpAddr| !self.owners.contains_key(ip) && !self.released.contains_key(ip) && rested(ip);
         ranges.iter().find_map(|range| range.iter_from(range.first).find(unused))
     }
 
-    fn longest_free(&self, ranges: &[AddressRange]) -> Option<IpAddr> {
-        let fits = |ip: &IpAddr| ranges.iter().any(|range| range.contains(ip));
+    fn longest_free(&self, ranges: &[AddressRange], rested: &dyn Fn(&IpAddr) -> bool) -> Option<IpAddr> {
+        let fits = |ip: &IpAddr| ranges.iter().any(|range| range.contains(ip)) && rested(ip);
         self.queue.iter().map(|(_, ip)| *ip).find(fits)
     }
 

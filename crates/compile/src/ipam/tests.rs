@@ -40,9 +40,9 @@ fn one_address_of_each_family() {
         (&["10.1.2.0/24", "fd00:1::/64"], "10.1.2.2 fd00:1::2", "10.1.2.3 fd00:1::3"),
     ] {
         let mut pool = pool(cidrs);
-        assert_eq!(shown(pool.allocate(&key(1), &any()).unwrap()), first);
-        assert_eq!(shown(pool.allocate(&key(2), &any()).unwrap()), second);
-        assert_eq!(shown(pool.allocate(&key(1), &any()).unwrap()), first, "the same key has the same addresses");
+        assert_eq!(shown(pool.allocate(&key(1), &any(), &|_| true).unwrap()), first);
+        assert_eq!(shown(pool.allocate(&key(2), &any(), &|_| true).unwrap()), second);
+        assert_eq!(shown(pool.allocate(&key(1), &any(), &|_| true).unwrap()), first, "the same key has the same addresses");
     }
 }
 
@@ -55,21 +55,21 @@ fn small_prefixes() {
         let family = if cidr.contains(':') { Family::V6 } else { Family::V4 };
         assert_eq!(pool.usage(family).total, total, "{cidr}");
         for n in 0..u32::try_from(total).unwrap() {
-            pool.allocate(&key(n), &any()).unwrap();
+            pool.allocate(&key(n), &any(), &|_| true).unwrap();
         }
-        assert!(matches!(pool.allocate(&key(99), &any()), Err(IpamError::Exhausted { .. })), "{cidr}");
+        assert!(matches!(pool.allocate(&key(99), &any(), &|_| true), Err(IpamError::Exhausted { .. })), "{cidr}");
     }
-    assert!(pool(&["::/0"]).allocate(&key(1), &any()).is_ok(), "the largest prefix does not overflow");
-    assert!(pool(&["255.255.255.252/30"]).allocate(&key(1), &any()).is_ok(), "nor does the last one");
+    assert!(pool(&["::/0"]).allocate(&key(1), &any(), &|_| true).is_ok(), "the largest prefix does not overflow");
+    assert!(pool(&["255.255.255.252/30"]).allocate(&key(1), &any(), &|_| true).is_ok(), "nor does the last one");
 }
 
 #[test]
 fn exhaustion_has_numbers_and_takes_nothing() {
     let mut pool = pool(&["10.0.0.0/29", "fd00::/64"]);
     for n in 0..5 {
-        pool.allocate(&key(n), &any()).unwrap();
+        pool.allocate(&key(n), &any(), &|_| true).unwrap();
     }
-    let error = pool.allocate(&key(9), &any()).unwrap_err();
+    let error = pool.allocate(&key(9), &any(), &|_| true).unwrap_err();
     assert_eq!(error.to_string(), "no IPv4 address is free in 10.0.0.0/29, fd00::/64: 5 of 5 in use");
     assert!(error.may_retry());
     assert_eq!(pool.usage(Family::V6).used, 5, "the IPv6 address was not taken");
@@ -80,36 +80,71 @@ fn exhaustion_has_numbers_and_takes_nothing() {
 fn the_longest_free_is_reused_first() {
     let mut pool = pool(&["10.0.0.0/29"]);
     for n in 0..5 {
-        pool.allocate(&key(n), &any()).unwrap();
+        pool.allocate(&key(n), &any(), &|_| true).unwrap();
     }
     for (now, n) in [(1, 3), (2, 0), (3, 4)] {
         pool.release(&key(n), now).unwrap();
     }
-    let order: Vec<String> = (10..13).map(|n| shown(pool.allocate(&key(n), &any()).unwrap())).collect();
+    let order: Vec<String> = (10..13).map(|n| shown(pool.allocate(&key(n), &any(), &|_| true).unwrap())).collect();
     assert_eq!(order, ["10.0.0.5", "10.0.0.2", "10.0.0.6"]);
 }
 
 #[test]
 fn a_fresh_address_goes_before_a_used_one() {
     let mut pool = pool(&["10.0.0.0/29"]);
-    pool.allocate(&key(1), &any()).unwrap();
+    pool.allocate(&key(1), &any(), &|_| true).unwrap();
     pool.release(&key(1), 1);
-    assert_eq!(shown(pool.allocate(&key(2), &any()).unwrap()), "10.0.0.3");
+    assert_eq!(shown(pool.allocate(&key(2), &any(), &|_| true).unwrap()), "10.0.0.3");
+}
+
+/// What others take for another's still is passed over, whether it was used or not, and comes when it is rested.
+#[test]
+fn what_is_not_rested_is_passed_over() {
+    let mut pool = pool(&["10.0.0.0/29"]);
+    let but = |kept: &'static [&'static str]| move |address: &IpAddr| !kept.iter().any(|kept| ip(kept) == *address);
+    let order = |pool: &mut Pool, n, kept| pool.allocate(&key(n), &any(), &but(kept)).map(shown).map_err(|error| error.to_string());
+    assert_eq!(order(&mut pool, 1, &["10.0.0.2", "10.0.0.4"]), Ok("10.0.0.3".into()));
+    assert_eq!(order(&mut pool, 2, &["10.0.0.2", "10.0.0.4"]), Ok("10.0.0.5".into()));
+    assert_eq!(order(&mut pool, 3, &[]), Ok("10.0.0.2".into()), "one that was passed over is fresh still");
+    assert_eq!(order(&mut pool, 4, &[]), Ok("10.0.0.4".into()));
+    assert_eq!(order(&mut pool, 5, &[]), Ok("10.0.0.6".into()));
+    pool.release(&key(1), 1);
+    pool.release(&key(2), 2);
+    assert_eq!(order(&mut pool, 6, &["10.0.0.3"]), Ok("10.0.0.5".into()), "the longest free of those that are rested");
+    let kept = "no IPv4 address is free in 10.0.0.0/29 but 1 that others had a moment ago and that are kept back";
+    assert_eq!(order(&mut pool, 7, &["10.0.0.3"]), Err(kept.into()));
+    let error = pool.allocate(&key(7), &only("10.0.0.3"), &but(&["10.0.0.3"])).unwrap_err();
+    assert_eq!(error, IpamError::KeptBack { address: ip("10.0.0.3") });
+    assert!(error.may_retry() && error.is_kept_back());
+    let within = Want { ips: vec![], ranges: vec![AddressRange { first: ip("10.0.0.3"), last: ip("10.0.0.3") }] };
+    let error = pool.allocate(&key(7), &within, &but(&["10.0.0.3"])).unwrap_err();
+    assert!(error.may_retry() && error.is_kept_back(), "{error}");
+    assert_eq!(shown(pool.allocate(&key(7), &within, &|_| true).unwrap()), "10.0.0.3");
+    let error = pool.allocate(&key(8), &any(), &|_| false).unwrap_err();
+    assert!(error.may_retry() && !error.is_kept_back(), "{error}");
+}
+
+#[test]
+fn what_is_not_rested_in_a_range_is_passed_over() {
+    let mut pool = pool(&["10.0.0.0/24"]);
+    let want = Want { ips: vec![], ranges: vec![AddressRange { first: ip("10.0.0.20"), last: ip("10.0.0.30") }] };
+    let given = pool.allocate(&key(1), &want, &|address| *address != ip("10.0.0.20")).unwrap();
+    assert_eq!(shown(given), "10.0.0.21");
 }
 
 #[test]
 fn requested_addresses() {
     let mut pool = pool(&["10.0.0.0/24", "fd00::/64"]);
-    assert_eq!(shown(pool.allocate(&key(1), &only("10.0.0.77")).unwrap()), "10.0.0.77 fd00::2");
-    let taken = pool.allocate(&key(2), &only("10.0.0.77")).unwrap_err();
+    assert_eq!(shown(pool.allocate(&key(1), &only("10.0.0.77"), &|_| true).unwrap()), "10.0.0.77 fd00::2");
+    let taken = pool.allocate(&key(2), &only("10.0.0.77"), &|_| true).unwrap_err();
     assert_eq!(taken, IpamError::Taken { address: ip("10.0.0.77"), owner: key(1) });
     for outside in ["10.0.1.5", "10.0.0.0", "10.0.0.1", "10.0.0.255", "fd01::1", "fd00::"] {
-        assert!(matches!(pool.allocate(&key(2), &only(outside)), Err(IpamError::Outside { .. })), "{outside}");
+        assert!(matches!(pool.allocate(&key(2), &only(outside), &|_| true), Err(IpamError::Outside { .. })), "{outside}");
     }
     let two = Want { ips: vec![ip("10.0.0.5"), ip("10.0.0.6")], ..Want::default() };
-    assert!(matches!(pool.allocate(&key(2), &two), Err(IpamError::TwoOfAFamily { .. })));
+    assert!(matches!(pool.allocate(&key(2), &two, &|_| true), Err(IpamError::TwoOfAFamily { .. })));
     let both = Want { ips: vec![ip("fd00::9"), ip("10.0.0.9")], ..Want::default() };
-    assert_eq!(shown(pool.allocate(&key(2), &both).unwrap()), "10.0.0.9 fd00::9");
+    assert_eq!(shown(pool.allocate(&key(2), &both, &|_| true).unwrap()), "10.0.0.9 fd00::9");
 }
 
 #[test]
@@ -117,26 +152,26 @@ fn ranges_limit_their_family() {
     let mut pool = pool(&["10.0.0.0/24", "fd00::/64"]);
     let want = Want { ips: vec![], ranges: vec![AddressRange { first: ip("10.0.0.250"), last: ip("10.0.0.255") }] };
     for n in 0..5 {
-        assert_eq!(shown(pool.allocate(&key(n), &want).unwrap()), format!("10.0.0.{} fd00::{}", 250 + n, n + 2));
+        assert_eq!(shown(pool.allocate(&key(n), &want, &|_| true).unwrap()), format!("10.0.0.{} fd00::{}", 250 + n, n + 2));
     }
-    assert!(matches!(pool.allocate(&key(9), &want), Err(IpamError::Exhausted { used: 5, total: 5, .. })));
+    assert!(matches!(pool.allocate(&key(9), &want, &|_| true), Err(IpamError::Exhausted { used: 5, total: 5, .. })));
 }
 
 #[test]
 fn a_pool_without_prefixes_says_so() {
-    assert_eq!(Pool::default().allocate(&key(1), &any()), Err(IpamError::NoBlocks));
+    assert_eq!(Pool::default().allocate(&key(1), &any(), &|_| true), Err(IpamError::NoBlocks));
 }
 
 #[test]
 fn changed_prefixes_leave_owners_alone() {
     let mut pool = pool(&["10.0.0.0/24"]);
-    pool.allocate(&key(1), &any()).unwrap();
+    pool.allocate(&key(1), &any(), &|_| true).unwrap();
     pool.set_cidrs(["10.9.0.0/24".parse().unwrap()]);
     assert_eq!(shown(pool.held(&key(1)).unwrap()), "10.0.0.2");
-    assert_eq!(shown(pool.allocate(&key(2), &any()).unwrap()), "10.9.0.2");
+    assert_eq!(shown(pool.allocate(&key(2), &any(), &|_| true).unwrap()), "10.9.0.2");
     pool.set_cidrs(["10.0.0.0/25".parse().unwrap(), "10.0.0.0/24".parse().unwrap(), "10.0.0.0/26".parse().unwrap()]);
     assert_eq!(pool.cidrs().count(), 1, "prefixes inside others are dropped");
-    assert_eq!(shown(pool.allocate(&key(3), &any()).unwrap()), "10.0.0.3");
+    assert_eq!(shown(pool.allocate(&key(3), &any(), &|_| true).unwrap()), "10.0.0.3");
 }
 
 #[test]
@@ -198,7 +233,7 @@ proptest! {
             match step {
                 Step::Allocate(n) => {
                     let expected = reference.held.get(&n).copied().or_else(|| reference.best());
-                    let got = pool.allocate(&key(n), &any()).ok().and_then(|ips| ips.v4);
+                    let got = pool.allocate(&key(n), &any(), &|_| true).ok().and_then(|ips| ips.v4);
                     prop_assert_eq!(got, expected);
                     if let Some(ip) = expected {
                         reference.take(n, ip);
@@ -208,7 +243,7 @@ proptest! {
                     let address = ip(&format!("10.0.0.{host}"));
                     let free = (2..15).contains(&host) && !reference.held.values().any(|held| *held == address);
                     let expected = reference.held.get(&n).copied().or_else(|| free.then_some(address));
-                    let got = pool.allocate(&key(n), &only(&address.to_string())).ok().and_then(|ips| ips.v4);
+                    let got = pool.allocate(&key(n), &only(&address.to_string()), &|_| true).ok().and_then(|ips| ips.v4);
                     prop_assert_eq!(got, expected);
                     if let Some(ip) = expected {
                         reference.take(n, ip);
@@ -240,7 +275,7 @@ proptest! {
         for round in 0..rounds {
             for n in 0..count {
                 let key = AttachmentKey::new(format!("r{round}c{n}"), "eth0");
-                prop_assert!(pool.allocate(&key, &any()).is_ok());
+                prop_assert!(pool.allocate(&key, &any(), &|_| true).is_ok());
             }
             for n in 0..count {
                 let key = AttachmentKey::new(format!("r{round}c{n}"), "eth0");

@@ -24,7 +24,23 @@ pub struct Addresses {
     of_pod: OrdMap<PodName, OrdSet<Arc<str>>>,
 }
 
+/// Which pods' statuses name which addresses: what other nodes go by. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Claims(OrdMap<IpAddr, OrdSet<PodName>>);
+
+impl Claims {
+    /// Whether the address is named by a pod that lives and is not `but`.
+    pub fn is_claimed(&self, address: &IpAddr, but: Option<&PodName>) -> bool {
+        self.0.get(address).is_some_and(|pods| pods.iter().any(|pod| Some(pod) != but))
+    }
+}
+
 impl World {
+    /// Which pods' statuses name which addresses.
+    pub fn claims(&self) -> Claims {
+        Claims(self.addresses.claimed.clone())
+    }
+
     /// The attachments of a pod on this node, of whatever uid.
     pub fn attachments_of(&self, pod: &PodName) -> impl Iterator<Item = &Arc<Attached>> {
         self.addresses.of_pod.get(pod).into_iter().flatten().filter_map(|ifname| self.attached.get(ifname))

@@ -22,7 +22,7 @@ use bowline_model::{Checked, ClusterPolicyName, NamespaceName, NodeName, PodName
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
-pub use addresses::Addresses;
+pub use addresses::{Addresses, Claims};
 pub use attached::Attached;
 pub use cluster_policy::{
     ClusterNetworkPolicy, ClusterNetworkPolicySpec, ClusterPolicyPeer, ClusterPolicyProtocol, ClusterPolicyRule, ClusterPolicySubject,

@@ -1,4 +1,4 @@
-//! What a runtime offers to CNI plugins for a pod: host ports and bandwidth.
+//! What a runtime offers to CNI plugins for a pod: host ports, bandwidth and addresses.
 //!
 //! Reference: the CNI conventions for `runtimeConfig`.
 
@@ -6,7 +6,10 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 
-/// What a runtime offers to plugins: host ports and bandwidth.
+/// The annotation of a pod that asks for addresses, with commas between them.
+const ADDRESSES: &str = "bowline.lab/ips";
+
+/// What a runtime offers to plugins: host ports, bandwidth and the addresses that are asked for.
 pub(super) fn runtime_config(pod: &Pod) -> Result<Map<String, Value>> {
     let mut offered = Map::new();
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
@@ -38,6 +41,9 @@ pub(super) fn runtime_config(pod: &Pod) -> Result<Map<String, Value>> {
     if !bandwidth.is_empty() {
         offered.insert("bandwidth".into(), Value::Object(bandwidth));
     }
+    if let Some(text) = pod.metadata.annotations.as_ref().and_then(|all| all.get(ADDRESSES)) {
+        offered.insert("ips".into(), text.split(',').map(str::trim).collect());
+    }
     Ok(offered)
 }
 
@@ -64,9 +70,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn host_ports_and_bandwidth_are_offered() {
+    fn host_ports_bandwidth_and_addresses_are_offered() {
         let pod: Pod = serde_json::from_value(json!({
-            "metadata": {"annotations": {"kubernetes.io/egress-bandwidth": "10M"}},
+            "metadata": {"annotations": {"kubernetes.io/egress-bandwidth": "10M", ADDRESSES: "10.42.0.9, fd42::9"}},
             "spec": {"containers": [{"name": "c", "ports": [
                 {"containerPort": 80, "hostPort": 8080}, {"containerPort": 53, "protocol": "UDP"}]}]}
         }))
@@ -74,6 +80,7 @@ mod tests {
         let offered = runtime_config(&pod).unwrap();
         assert_eq!(offered["portMappings"], json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""}]));
         assert_eq!(offered["bandwidth"]["egressRate"], 10_000_000);
+        assert_eq!(offered["ips"], json!(["10.42.0.9", "fd42::9"]));
         assert!(runtime_config(&Pod::default()).unwrap().is_empty());
     }
 

@@ -21,6 +21,7 @@ pub(super) fn run(target: SocketAddr) -> Result<()> {
     stream.write_all(&[PUSH])?;
     let mut message = [0; MESSAGE_BYTES];
     stream.read_exact(&mut message)?;
+    let port = stream.local_addr()?.port();
     let seen = Arc::new(Mutex::new(Seen { messages: 1, last: Instant::now(), ended: None }));
     let shared = seen.clone();
     std::thread::spawn(move || {
@@ -39,7 +40,7 @@ pub(super) fn run(target: SocketAddr) -> Result<()> {
     let report = || {
         let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         json!({
-            "messages": seen.messages, "ended": seen.ended,
+            "messages": seen.messages, "ended": seen.ended, "port": port,
             "sinceMs": u64::try_from(seen.last.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
     };

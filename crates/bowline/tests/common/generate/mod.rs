@@ -8,6 +8,7 @@ mod call;
 mod cni;
 mod datagrams;
 mod dial;
+mod fill;
 mod follow;
 mod frames;
 mod haul;
@@ -84,6 +85,7 @@ fn run(words: &[String]) -> Result<()> {
         ["peer", target] => peer::run(target.parse()?),
         ["programs"] => programs::list(),
         ["programs", "off"] => programs::take_off(),
+        ["fill"] => fill::run(),
         ["follow", target] => follow::run(target.parse()?),
         ["frames"] => frames::send(),
         ["tap"] => frames::tap(),
