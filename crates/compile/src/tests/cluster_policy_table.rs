@@ -244,6 +244,9 @@ fn a_policy_that_cannot_be_understood_closes_whom_it_may_mean() {
     }
     let partly = "tier: Admin, priority: 1, subject: {namespaces: {matchLabels: {ns: nx}, matchExpressions: [{key: a, operator: Is}]}}";
     check(&of(partly, "Deny"), "x/a>y/b:80 out>y/b:80 x/b>out:80", "x/a>x/b:80 out>x/b:80");
+    // Of two that contradict each other either may be what is meant.
+    let both = "tier: Admin, priority: 1, subject: {namespaces: {matchLabels: {ns: nx}}, pods: {podSelector: {matchLabels: {app: b}}}}";
+    check(&of(both, "Deny"), "x/b>out:80", "x/a>x/b:80 y/b>x/a:80 x/a>y/b:80 x/a>y/a:80");
     let partly = "tier: Admin, priority: 1, subject: {pods: {namespaceSelector: {matchLabels: {ns: nx}}}}";
     check(&of(partly, "Pass"), "x/a>y/b:80 out>y/b:80", "x/a>x/b:80 out>x/b:80");
     // An unknown tier, or another form altogether: both directions.

@@ -267,3 +267,19 @@ fn egress_and_its_ports_are_told_likewise() {
         "#]],
     );
 }
+
+#[test]
+fn of_many_policies_some_are_named_and_the_others_counted() {
+    let silent = |count: usize| {
+        let policies: String =
+            (0..count).map(|number| format!("policy shop/p{number:02} {{podSelector: {{}}, ingress: [{{}}]}}\n")).collect();
+        let question = Question::parse("shop/web", "ops/admin:80", "default").unwrap();
+        let explanation = Explainer::new(world(&format!("{WORLD}\n{policies}")), None).explain(&question).unwrap();
+        let text = explanation.render(&|_, word| word.to_owned());
+        text.lines().find_map(|line| line.trim().strip_prefix("says nothing of egress: ").map(str::to_owned)).unwrap()
+    };
+    let named = |count: usize| (0..count).map(|number| format!("NetworkPolicy shop/p{number:02}")).collect::<Vec<_>>().join(", ");
+    assert_eq!(silent(2), named(2));
+    assert_eq!(silent(8), named(8));
+    assert_eq!(silent(10), format!("{} and 2 more", named(8)));
+}

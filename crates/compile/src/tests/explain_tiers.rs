@@ -82,6 +82,19 @@ fn a_rule_that_may_mean_a_pod_that_is_not_known_is_named() {
     let red = "[{namespaces: {matchLabels: {team: red}}}]";
     let ports = "protocols: [{destinationNamedPort: http}]";
     let out = cnp("guard", "Admin", 5, &format!("egress: [{{action: Deny, to: {red}, {ports}}}]"));
+    // No rule that names ports takes a ping, whoever it is to.
+    check(
+        &out,
+        "shop/web 10.42.2.99/icmp",
+        expect![[r#"
+        REJECT  icmp  shop/web 10.42.1.7 -> 10.42.2.99
+
+        1 n1  source check   pass    10.42.1.7 is its own address
+        2 n1  egress policy  pass    no NetworkPolicy selects shop/web for egress, and no rule of ClusterNetworkPolicy guard takes it
+        3 n1  route          REJECT  no pod has 10.42.2.99: unreachable
+        pass if: a pod had 10.42.2.99
+    "#]],
+    );
     check(
         &out,
         "shop/web 10.42.2.99:8080",
@@ -366,4 +379,45 @@ fn programs_are_given_every_policy_with_its_part() {
         floor: not asked, as a pod's own node always reaches it
     "#]]
     .assert_eq(&told(accept, "n1"));
+}
+
+/// What programs are given of the policies about a connection from shop/web to shop/near on port 8080.
+fn given(policies: &str) -> Vec<serde_json::Value> {
+    let world = crate::testing::notation::world(&format!("{}\n{policies}", super::explain_table::WORLD));
+    let question = crate::explain::Question::parse("shop/web", "shop/near:8080", "default").unwrap();
+    let explanation = crate::explain::Explainer::new(world, None).explain(&question).unwrap();
+    let json = serde_json::to_value(&explanation.paths[0].steps).unwrap();
+    json.as_array().unwrap().iter().flat_map(|step| step["policies"].as_array().cloned().unwrap_or_default()).collect()
+}
+
+#[test]
+fn ports_of_tiers_are_told_as_they_are_written() {
+    let why = |protocols: &str| {
+        let deny = format!("ingress: [{{action: Deny, from: [{{namespaces: {{}}}}], protocols: [{protocols}]}}]");
+        let given = given(&cnp("guard", "Admin", 5, &deny));
+        given.iter().filter_map(|told| Some(told["why"].as_array()?.get(1)?.as_str()?.to_owned())).collect::<Vec<_>>()
+    };
+    assert_eq!(why("{tcp: {destinationPort: {number: 8080}}}"), ["8080/tcp"]);
+    assert_eq!(why("{tcp: {destinationPort: {range: {start: 8000, end: 9000}}}}"), ["8080/tcp is 8000-9000/tcp"]);
+    assert_eq!(why("{udp: {destinationPort: {number: 8080}}}, {destinationNamedPort: http}"), ["8080/tcp is port `http` of shop/near"]);
+}
+
+#[test]
+fn what_passes_on_in_the_last_tier_decides() {
+    let told = |tier: &str, action: &str| {
+        let given = given(&cnp("guard", tier, 5, &format!("ingress: [{{action: {action}, from: [{{namespaces: {{}}}}]}}]")));
+        let told = given.into_iter().find(|told| told["rule"] == "ingress[0]").unwrap();
+        (told["allows"].as_bool().unwrap(), told["passedOver"].as_str().map(str::to_owned))
+    };
+    let passes_on = Some("passes it on".to_owned());
+    for (tier, action, expected) in [
+        ("Admin", "Accept", (true, None)),
+        ("Admin", "Deny", (false, None)),
+        ("Admin", "Pass", (false, passes_on)),
+        ("Baseline", "Accept", (true, None)),
+        ("Baseline", "Deny", (false, None)),
+        ("Baseline", "Pass", (false, None)),
+    ] {
+        assert_eq!(told(tier, action), expected, "{action} in {tier}");
+    }
 }

@@ -278,3 +278,71 @@ fn what_is_wrong_with_a_policy_is_said_by_what_it_is() {
     "#]]
     .assert_eq(&port("{port: 80, protocol: ICMP}"));
 }
+
+#[test]
+fn what_is_wrong_with_a_cluster_policy_is_said_by_what_it_is() {
+    let problems = |spec: &str| {
+        let problems = Compiler::full(&world(&format!("{WORLD}\ncnp c {{tier: Admin, priority: 1, {spec}}}"))).problems;
+        problems.iter().map(|problem| format!("{}: {}\n", problem.place, problem.what)).collect::<String>()
+    };
+    let all = "subject: {namespaces: {}}";
+    let egress = |rule: &str| problems(&format!("{all}, egress: [{{action: Deny, {rule}}}]"));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.subject: the subject is empty, so its rules are taken to close the pods that it may mean
+    "#]]
+    .assert_eq(&problems("subject: {}, ingress: [{action: Deny, from: [{namespaces: {}}]}]"));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.subject: the subject has both namespaces and pods, so its rules are taken to close the pods that it may mean
+    "#]]
+        .assert_eq(&problems("subject: {namespaces: {}, pods: {podSelector: {}}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]"));
+    let odd = "{matchExpressions: [{key: a, operator: Is}]}";
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.subject.namespaces.matchExpressions[0].operator: operator `Is` is unknown, so its rules are taken to close the pods that it may mean
+    "#]]
+        .assert_eq(&problems(&format!("subject: {{namespaces: {odd}}}, ingress: [{{action: Deny, from: [{{namespaces: {{}}}}]}}]")));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.egress[0].to: there is no peer, so the rule denies everything
+    "#]]
+    .assert_eq(&egress("to: []"));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.egress[0].to[0]: a peer has no field that is known, so the rule denies everything
+    "#]]
+    .assert_eq(&egress("to: [{}]"));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.egress[0].to[0]: a peer has several fields, so the rule denies everything
+    "#]]
+    .assert_eq(&egress("to: [{namespaces: {}, nodes: {}}]"));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.egress[0].to[0].networks: a peer names no network, so the rule denies everything
+    "#]]
+    .assert_eq(&egress("to: [{networks: []}]"));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.egress[0].to[0].networks[0]: `nonsense` is not a network, so the rule denies everything
+    "#]]
+    .assert_eq(&egress("to: [{networks: [nonsense]}]"));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.egress[0].to[0].pods.podSelector.matchExpressions[0].operator: operator `Is` is unknown, so the rule denies everything
+    "#]].assert_eq(&egress(&format!("to: [{{pods: {{podSelector: {odd}}}}}]")));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.egress[0].to[0].pods: pods lacks its podSelector, so the rule denies everything
+    "#]]
+    .assert_eq(&egress("to: [{pods: {namespaceSelector: {}}}]"));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.egress[0].protocols[0]: an entry of protocols has no field that is known, so the rule denies everything
+    "#]]
+    .assert_eq(&egress("to: [{namespaces: {}}], protocols: [{}]"));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.egress[0].protocols[0]: an entry of protocols has several fields, so the rule denies everything
+    "#]]
+    .assert_eq(&egress("to: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 1}}, udp: {destinationPort: {number: 1}}}]"));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.egress[0].protocols[0].tcp.destinationPort: a protocol without destinationPort, so the rule denies everything
+    "#]].assert_eq(&egress("to: [{namespaces: {}}], protocols: [{tcp: {}}]"));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.egress[0].protocols[0].destinationNamedPort: a named port stands beside a peer that is no pod, so the rule denies everything
+    "#]].assert_eq(&egress("to: [{nodes: {}}], protocols: [{destinationNamedPort: http}]"));
+    expect![[r#"
+        ClusterNetworkPolicy c, spec.ingress[0].from[0]: an ingress peer is neither namespaces nor pods, so the rule denies everything
+    "#]]
+    .assert_eq(&problems(&format!("{all}, ingress: [{{action: Deny, from: [{{nodes: {{}}}}]}}]")));
+}
