@@ -167,7 +167,7 @@ pub(crate) fn gc(bench: &Bench) -> Result<String> {
     ensure!(why.contains("valid-attachments"), "the refusal does not speak of the missing list: {why}");
     ensure!(!there(&own), "{own}, which cnitool had added, is still on the node");
     ensure!(links.iter().all(|link| there(link)), "GC without a list took what a runtime had added");
-    let pods = shell(lab, "ls /var/lib/bowline/attachments")?;
+    let pods = shell(lab, "ls /var/lib/bowline/attachments/*.json")?;
     let others = pods.lines().count() - links.len();
     runtimes.collect(&["kept"])?;
     ensure!(there(&links[0]) && !there(&links[1]), "of {links:?} the first is valid and the second is not");

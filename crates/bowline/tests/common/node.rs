@@ -21,12 +21,14 @@ pub(crate) struct Kernel {
     pub(crate) theirs: BTreeSet<String>,
 }
 
+/// The records of attachments that are gone go by themselves once their addresses have rested, and are left out.
 const DUMP: &str = "echo '#nft'; nft -j list ruleset || exit 1; \
     echo '#route'; ip -o -4 route show table all; ip -o -6 route show table all; \
     echo '#rule'; ip -o -4 rule; ip -o -6 rule; \
     echo '#link'; ip -o link; \
     echo '#file'; for f in /var/lib/bowline/attachments/* /var/lib/bowline/*/*.json /etc/cni/net.d/* /opt/cni/bin/* /run/bowline /var/lib/bowline \
         /sys/fs/bpf/bowline /sys/fs/bpf/bowline/*/*; do \
+        case \"$f\" in *.released) continue;; esac; \
         if [ -L \"$f\" ]; then echo \"$f -> $(readlink \"$f\")\"; elif [ -e \"$f\" ]; then echo \"$f\"; fi; done";
 
 /// Reads a node's kernel and our files there.
