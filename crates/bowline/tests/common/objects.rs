@@ -119,6 +119,19 @@ impl Lab {
         self.kubectl(&words).map(|_| ())
     }
 
+    /// Waits until the agents have written what the API holds, and have cut what it no longer allows.
+    pub(crate) fn cut(&self) -> Result<()> {
+        self.settled()?;
+        eventually(|| {
+            let status = self.status()?;
+            let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+            match nodes.iter().filter(|node| node["cutting"] != false).count() {
+                0 => Ok(()),
+                n => bail!("{n} of {} agents are cutting", nodes.len()),
+            }
+        })
+    }
+
     /// Waits until the agents have written what the API holds, and are content: each serves, and is as far in the kernel as it has compiled.
     pub(crate) fn settled(&self) -> Result<()> {
         eventually(|| {

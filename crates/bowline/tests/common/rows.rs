@@ -34,7 +34,7 @@ pub(crate) struct Row {
     pub(crate) check: fn(&Bench) -> Result<String>,
 }
 
-/// A check cannot be made on this machine: the error that says so, and why.
+/// A check cannot be made on this machine, or is not made on every change: the error that says so, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Skipped(pub(crate) String);

@@ -143,6 +143,8 @@ fn once(lab: &Lab, at: &str, closing: &Closing, only_answers: bool) -> Result<Du
     friend.goes_on().context("the friend before it")?;
     (closing.close)(lab)?;
     let begun = Instant::now();
+    // Silence before the cut may be a pause of the machine's.
+    lab.cut()?;
     let last = eventually(|| {
         let heard = client.heard()?;
         ensure!(heard.iter().all(|(since, _)| *since > SILENCE_MS), "still heard: {heard:?}");

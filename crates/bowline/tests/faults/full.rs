@@ -11,7 +11,7 @@ use crate::common::cluster::cluster_ip;
 use crate::common::generator::{Generator, counts, number, once_in_pod};
 use crate::common::lab::{Lab, eventually, said};
 use crate::common::objects::{PORT, idle, ingress_policy, server, service};
-use crate::common::rows::Bench;
+use crate::common::rows::{Bench, Skipped};
 use crate::restarts::{at, named, nothing_through};
 
 /// The server talks every 20 ms, and datagrams are answered at once: this long without a word is the end.
@@ -22,6 +22,11 @@ const WITHIN: Duration = Duration::from_secs(15);
 const ENOUGH: u64 = 300;
 
 const PODS: [&str; 8] = ["full-server", "full-denied", "full-open", "full-client", "full-friend", "full-young", "prober1", "prober3"];
+
+/// What fills whole tables of the kernel keeps a machine of two cores so busy that neither it nor what runs beside it keeps its times.
+pub(crate) fn only_long(bench: &Bench) -> Result<()> {
+    if bench.long { Ok(()) } else { Err(Skipped("takes the whole machine: only with --long (make long)".into()).into()) }
+}
 
 /// A stream and datagrams of one pod to the server.
 pub(crate) struct Talk([Generator; 2]);
@@ -49,7 +54,9 @@ impl Talk {
         })
     }
 
-    pub(crate) fn falls_silent(&mut self) -> Result<[(u64, u64); 2]> {
+    /// After the cut: on a node that has so much to do, silence before it may be a pause.
+    pub(crate) fn falls_silent(&mut self, lab: &Lab) -> Result<[(u64, u64); 2]> {
+        lab.cut()?;
         eventually(|| {
             let heard = self.heard()?;
             ensure!(heard.iter().all(|(since, _)| *since > SILENCE_MS), "still heard: {heard:?}");
@@ -59,6 +66,7 @@ impl Talk {
 }
 
 pub(crate) fn of_connections(bench: &Bench) -> Result<String> {
+    only_long(bench)?;
     let lab = bench.lab()?;
     lab.apply_objects(&[ingress_policy("full-denied", "full-denied", None)])?;
     lab.apply_objects(&[
@@ -135,7 +143,7 @@ fn one_round(lab: &Lab, round: usize) -> Result<Told> {
 
     lab.apply_objects(&[ingress_policy("full", "full", Some("full-friend"))])?;
     let begun = Instant::now();
-    let last = client.falls_silent()?;
+    let last = client.falls_silent(lab)?;
     if let Some(young) = &mut young {
         eventually(|| {
             let seen = young.ask("?")?;

@@ -12,7 +12,7 @@ use crate::common::generator::{Generator, counts, number, unbroken};
 use crate::common::lab::{Lab, eventually, said};
 use crate::common::objects::{NODES, PORT, idle, ingress_policy, server, service, wide};
 use crate::common::rows::Bench;
-use crate::full::Talk;
+use crate::full::{Talk, only_long};
 use crate::restarts::{at, named, nothing_through};
 
 /// As small as they can be made; of connections that began without the stack there is room for half of `carried`.
@@ -65,6 +65,7 @@ fn at_rest(lab: &Lab) -> Result<()> {
 }
 
 pub(crate) fn all_full(bench: &Bench) -> Result<String> {
+    only_long(bench)?;
     let lab = bench.lab()?;
     sizes(lab, SMALL)?;
     lab.settled()?;
@@ -190,7 +191,7 @@ fn one_round(lab: &Lab) -> Result<Round> {
     let begun = Instant::now();
     let mut last = Vec::new();
     for talk in &mut talks {
-        last.push(talk.falls_silent()?);
+        last.push(talk.falls_silent(lab)?);
     }
     let silent = begun.elapsed().saturating_sub(Duration::from_millis(crate::full::SILENCE_MS));
     ensure!(silent < WITHIN, "silent only after {} ms", silent.as_millis());
