@@ -58,13 +58,7 @@ pub(crate) fn check() -> Result<bool> {
             command: &["cargo", "test", "-p", "bowline-model", "-p", "bowline-compile", "-p", "bowline-dataplane", "-p", "bowline-cni"],
         },
     ];
-    let mut tally = Tally::default();
-    let mut good = true;
-    for step in &steps {
-        good &= run(step, &mut tally)?;
-    }
-    println!("{tally}");
-    Ok(good)
+    all(&steps)
 }
 
 /// Builds, runs the scenarios in each backend, and leaves a lab to look around in.
@@ -115,13 +109,7 @@ pub(crate) fn long() -> Result<bool> {
         Step { name: "conduct", command: &["cargo", "test", "-p", "bowline", "--test", "conduct", "--", "--long"] },
         Step { name: "faults", command: &["cargo", "test", "--release", "-p", "bowline", "--test", "faults", "--", "--long"] },
     ];
-    let mut tally = Tally::default();
-    let mut good = true;
-    for step in &steps {
-        good &= run(step, &mut tally)?;
-    }
-    println!("{tally}");
-    Ok(good)
+    all(&steps)
 }
 
 /// Tests that kill few mutants in much time: those that the others leave alive are shown to them, too.
@@ -189,6 +177,17 @@ fn have(program: &str) -> bool {
 }
 
 /// Runs one command with its output passed through and its closing lines counted. stderr goes where ours goes.
+/// One step after the other, also after one that fails; the last line is the count over all of them.
+fn all(steps: &[Step<'_>]) -> Result<bool> {
+    let mut tally = Tally::default();
+    let mut good = true;
+    for step in steps {
+        good &= run(step, &mut tally)?;
+    }
+    println!("{tally}");
+    Ok(good)
+}
+
 fn run(step: &Step<'_>, tally: &mut Tally) -> Result<bool> {
     println!("\n== {}", step.name);
     let started = Instant::now();

@@ -128,10 +128,10 @@ impl Shared {
         }
     }
 
-    /// The work under way is done, and found out whether there are flows that are held.
-    fn done(&self, holds: Option<bool>) {
+    /// The work under way is done; there may be flows that are held, or there are none.
+    fn done(&self, holds: bool) {
         let mut state = self.lock();
-        state.holds = holds.unwrap_or(state.holds);
+        state.holds = holds;
         state.at_work = false;
         state.running.clear();
     }
@@ -190,11 +190,12 @@ impl Reaper {
                         continue;
                     }
                 };
-                let mut holds = None;
+                // What failed half-way may have begun to hold some.
+                let mut holds = true;
                 match cut(&work, &|| own.lock().newest.clone()) {
                     Ok(done) => {
                         let Cut { cut, let_go, .. } = done;
-                        holds = Some(done.holds);
+                        holds = done.holds;
                         if cut > 0 {
                             tracing::info!(cut, revision = work.revision(), "connections cut that the change no longer allows");
                         }
