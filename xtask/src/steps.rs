@@ -176,7 +176,6 @@ fn have(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
-/// Runs one command with its output passed through and its closing lines counted. stderr goes where ours goes.
 /// One step after the other, also after one that fails; the last line is the count over all of them.
 fn all(steps: &[Step<'_>]) -> Result<bool> {
     let mut tally = Tally::default();
@@ -188,6 +187,7 @@ fn all(steps: &[Step<'_>]) -> Result<bool> {
     Ok(good)
 }
 
+/// Runs one command with its output passed through and its closing lines counted. stderr goes where ours goes.
 fn run(step: &Step<'_>, tally: &mut Tally) -> Result<bool> {
     println!("\n== {}", step.name);
     let started = Instant::now();
