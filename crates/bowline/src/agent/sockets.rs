@@ -6,7 +6,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bowline_dataplane::objects::sockets::{SocketKey, SocketValue};
-use bowline_kernel::bpf::{BpfError, Fill, Hooks, Place, Sizes, SocketDriver, Sweeper, is_full};
+use bowline_kernel::bpf::{BpfError, Fill, Hooks, Lookup, Place, Sizes, SocketDriver, Sweeper, is_full};
 use bowline_kernel::netns::NetNs;
 use bowline_kernel::reconcile::{Reconciler, SyncMode, SyncReport};
 use bowline_metrics::Page;
@@ -29,8 +29,8 @@ pub(crate) struct Sockets {
     look_at_ms: u64,
     tries: Tries,
     sizes: Sizes,
-    /// What the programs remember of sockets, for who asks how much.
-    fill: Arc<Mutex<Option<Fill>>>,
+    /// For who asks what is in the maps.
+    readers: SocketReaders,
     /// Something does not fit; the log has it.
     full: bool,
     nothing: BTreeMap<SocketKey, SocketValue>,
@@ -93,7 +93,7 @@ impl Sockets {
             look_at_ms: 0,
             tries: Tries::default(),
             sizes: config.map_sizes,
-            fill: Arc::default(),
+            readers: SocketReaders::default(),
             full: false,
             nothing: BTreeMap::new(),
             records: Records::open(&config.state_dir).ok(),
@@ -113,11 +113,11 @@ impl Sockets {
 
     fn attach(&mut self, now_ms: u64) {
         let opened = self.cgroup.place().and_then(|place| Hooks::open_at(&place, self.sizes));
-        match opened.and_then(|hooks| Ok((hooks.driver()?, hooks.sweeper()?, hooks.fill()?, hooks))) {
-            Ok((driver, sweeper, fill, hooks)) => {
+        match opened.and_then(|hooks| Ok((hooks.driver()?, hooks.sweeper()?, Readers::open(&hooks)?, hooks))) {
+            Ok((driver, sweeper, readers, hooks)) => {
                 tracing::info!("services are translated at the socket");
                 let sweep = start_sweeping(sweeper, self.records.clone());
-                *self.fill.lock().unwrap_or_else(PoisonError::into_inner) = Some(fill);
+                self.readers.set(readers);
                 self.used = Some(Used { hooks, maps: Reconciler::new(driver), wanted: [0; 3], alone: false, sweep, to_sweep: true });
                 self.error = None;
             }
@@ -166,8 +166,8 @@ impl Sockets {
 
     /// How full the maps are.
     pub(crate) fn maps(&mut self) -> SocketMaps {
-        let fill = self.fill.clone();
-        let Some(used) = &mut self.used else { return SocketMaps { fill, ..SocketMaps::default() } };
+        let readers = self.readers.clone();
+        let Some(used) = &mut self.used else { return SocketMaps { readers, ..SocketMaps::default() } };
         let (left_out, missing, refused) = used.maps.driver().left_out();
         let of = |key: &SocketKey, error: &str| (is_full(error) && place(key) < 2).then_some(place(key));
         let mut absent = [0, 0, left_out];
@@ -179,7 +179,7 @@ impl Sockets {
         let [frontends, endpoints, live] = used.maps.driver().room();
         let maps = [endpoints, live, frontends].into_iter().zip(used.wanted.into_iter().zip(absent));
         let entries = maps.map(|((map, room), (wanted, absent))| (map, wanted.saturating_sub(absent), room)).collect();
-        SocketMaps { entries, left_out, refused, fill }
+        SocketMaps { entries, left_out, refused, readers }
     }
 
     /// What does not fit into the maps; said in the log when it begins and when it is over.
@@ -245,7 +245,7 @@ impl Sockets {
             if repaired {
                 // With the pins the maps may have gone.
                 *used.maps.driver() = used.hooks.driver()?;
-                *self.fill.lock().unwrap_or_else(PoisonError::into_inner) = Some(used.hooks.fill()?);
+                self.readers.set(Readers::open(&used.hooks)?);
                 used.sweep = start_sweeping(used.hooks.sweeper()?, self.records.clone());
                 used.to_sweep = true;
             }
@@ -278,6 +278,36 @@ impl Sockets {
     }
 }
 
+/// What reads the maps where the programs are used, for threads other than the one that writes them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SocketReaders(Arc<Mutex<Option<Readers>>>);
+
+/// What reads the maps.
+#[derive(Debug)]
+pub(crate) struct Readers {
+    /// How much the programs remember of sockets.
+    fill: Fill,
+    /// What they find by an address.
+    pub(crate) lookup: Lookup,
+}
+
+impl Readers {
+    fn open(hooks: &Hooks) -> Result<Readers, BpfError> {
+        Ok(Readers { fill: hooks.fill()?, lookup: hooks.lookup()? })
+    }
+}
+
+impl SocketReaders {
+    fn set(&self, readers: Readers) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(readers);
+    }
+
+    /// What they say; nothing where no programs are used.
+    pub(crate) fn ask<T>(&self, question: impl FnOnce(&Readers) -> T) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(question)
+    }
+}
+
 /// How full the maps of services are.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SocketMaps {
@@ -287,7 +317,8 @@ pub(crate) struct SocketMaps {
     left_out: usize,
     /// Elements that a map had no room for, each as often as it was tried.
     refused: u64,
-    fill: Arc<Mutex<Option<Fill>>>,
+    /// For what only the kernel knows.
+    pub(crate) readers: SocketReaders,
 }
 
 impl SocketMaps {
@@ -297,7 +328,7 @@ impl SocketMaps {
             return;
         }
         let mut maps = self.entries.clone();
-        if let Some(Ok(more)) = self.fill.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Fill::read) {
+        if let Some(Ok(more)) = self.readers.ask(|readers| readers.fill.read()) {
             maps.extend(more);
         }
         page.head("bowline_socket_map_entries", "gauge", "Elements of the maps of services at the socket.");

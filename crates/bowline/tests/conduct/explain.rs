@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::common::cluster;
-use crate::common::generator::Generator;
+use crate::common::generator::{Generator, once_on_node};
 use crate::common::lab::{Lab, eventually};
 use crate::common::objects::{PORT, ingress_policy, server, service};
 use crate::common::rows::Bench;
@@ -327,4 +327,56 @@ fn changed(lab: &Lab, change: &Change<'_>) -> Result<()> {
     ensure!(seen["kernel"] == kernel.0 && seen["kernelBy"] == kernel.1, "the kernel is told otherwise: {seen}");
     ensure!(seen["oracle"] == explained.0 && seen["oracleBy"] == explained.1, "the oracle is told otherwise: {seen}");
     right()
+}
+
+/// Where somebody wrote other endpoints, or none, into the maps at the sockets, `explain` tells that the kernel does something else, and a
+/// connection does it; and what the maps do not hold the rules serve, as is explained.
+pub(crate) fn tells_of_socket_maps_that_differ(bench: &Bench) -> Result<String> {
+    let lab = bench.lab()?;
+    lab.apply_objects(&[server("dm-a", "n1", "dm-a")?, server("dm-b", "n1", "dm-b")?, server("dm-c", "n3", "dm-c")?])?;
+    lab.apply_objects(&[service("dm-c", "dm-c", None)])?;
+    lab.settled()?;
+    let mut knocker = Generator::in_pod(lab, "dm-a", &["knock"])?;
+    let mut told = Vec::new();
+    for v6 in lab.families() {
+        let pod = |name: &str| -> Result<String> {
+            let pod = cluster::pods(lab, &format!("app={name}"))?.into_iter().next().context("a pod is gone")?;
+            Ok(SocketAddr::new(pod.ip(v6)?, PORT).to_string())
+        };
+        let (b, c) = (pod("dm-b")?, pod("dm-c")?);
+        let vip = SocketAddr::new(cluster::cluster_ip(lab, "dm-c", "default", v6)?, PORT).to_string();
+        let turn = |to: &[&str]| once_on_node(lab, "n1", &[&["turn", &vip], to].concat());
+        eventually(|| ensure_explained(lab, v6, true).map(drop))?;
+        ensure!(turn(&[&b])? == json!([c]), "other endpoints than {c}");
+        told.push(ensure_explained(lab, v6, false).context("turned to another pod")?);
+        ensure!(turn(&[&c, &b])? == json!([b]), "other endpoints than {b}");
+        told.push(ensure_explained(lab, v6, false).context("another pod beside it")?);
+        ensure!(turn(&[])? == json!([c, b]), "other endpoints than {c} and {b}");
+        told.push(ensure_explained(lab, v6, false).context("no endpoint")?);
+        ensure!(knocker.ask(&vip)? == json!(false), "a service without endpoints in the maps answered");
+        turn(&[&c])?;
+        ensure_explained(lab, v6, true)?;
+        ensure!(knocker.ask(&vip)? == json!(true), "the service does not answer");
+    }
+    drop(knocker);
+    lab.delete("pod", &["dm-a", "dm-b", "dm-c"])?;
+    lab.delete("service", &["dm-c"])?;
+    told.sort_unstable();
+    told.dedup();
+    Ok(format!("other endpoints in the maps are told with BW4120 and status 3: {}", told.join("; ")))
+}
+
+/// Whether the explanation of the service passes, and the kernel agrees; what is said of the kernel.
+fn ensure_explained(lab: &Lab, v6: bool, agrees: bool) -> Result<String> {
+    let (family, target) = (if v6 { "ipv6" } else { "ipv4" }, format!("svc/default/dm-c:{PORT}"));
+    let output = lab.run(&["explain", "default/dm-a", &target, "--family", family, "-o", "json"], &[])?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let wanted = if agrees { 0 } else { 3 };
+    ensure!(output.status.code() == Some(wanted), "explain says {}, not {wanted}: {errors}", output.status);
+    ensure!(agrees || errors.contains("BW4120"), "no BW4120: {errors}");
+    let said: Value = serde_json::from_slice(&output.stdout).context("no JSON")?;
+    ensure!(said["verdict"] == "pass", "another explanation: {said}");
+    let seen = &said["paths"][0]["seen"][0];
+    ensure!((seen["kernel"] == seen["explained"]) == agrees, "of the kernel: {seen}");
+    Ok(seen["by"].as_str().unwrap_or_default().to_owned())
 }

@@ -66,6 +66,7 @@ const AT_SOCKETS: &[Row] = &[
     Row { name: "tiers-ebpf", title: "ClusterNetworkPolicies decide, and cut", check: tiers::decide },
     Row { name: "many", title: "many rules about one pod", check: many::rules_about_one_pod },
     Row { name: "explain-ebpf", title: "explain says what packets do", check: explain::says_what_packets_do },
+    Row { name: "differs-ebpf", title: "explain tells of socket maps that differ", check: explain::tells_of_socket_maps_that_differ },
     Row { name: "denials-ebpf", title: "what policies deny is told and counted", check: denials::told_and_counted },
     Row { name: "kept", title: "a socket keeps its endpoint", check: sockets::kept },
     Row { name: "moves-ebpf", title: "datagrams move when their endpoint goes", check: moves::when_endpoints_go },

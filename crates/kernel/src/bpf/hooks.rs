@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::features;
+use super::lookup::Lookup;
 use super::maps::{Fill, Pins, SocketDriver};
 use super::sizes::Sizes;
 use super::stale::Sweeper;
@@ -168,6 +169,14 @@ impl Hooks {
     /// If a map's pin is gone.
     pub fn fill(&self) -> Result<Fill, BpfError> {
         Fill::open(&self.place.maps)
+    }
+
+    /// What reads of the maps what belongs to one address.
+    ///
+    /// # Errors
+    /// If a map's pin is gone.
+    pub fn lookup(&self) -> Result<Lookup, BpfError> {
+        Lookup::open(&self.place.maps)
     }
 
     /// What finds the sockets whose endpoint is gone.

@@ -1,14 +1,16 @@
 //! What is in this node's kernel, asked about the packets of an explanation.
 //!
 //! The table is read back and the packets are taken through it by the interpreter, so that what answers is the rules as they are in force,
-//! not those that are wanted.
+//! not those that are wanted. Where programs translate at the socket, their maps are asked before it, as for a new connection.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bowline_compile::explain::{Cause, Entry, Explanation, Hop, Outcome, Seen, Sent};
+use bowline_compile::explain::{At, Cause, Entry, Explanation, Hop, Outcome, Seen, Sent};
 use bowline_dataplane::fabric;
+use bowline_dataplane::interpret::sockets::{self, Socket};
 use bowline_dataplane::interpret::{self, End, LeadsTo, Packet, Table};
 use bowline_dataplane::policy::nftables::Reason;
 use bowline_dataplane::stop::{Stop, stop};
@@ -58,10 +60,26 @@ impl<'a> Kernel<'a> {
     }
 
     fn judge(&mut self, hop: &Hop, sent: Sent, seen: &mut Seen) {
+        let (dst, choices) = match self.at_socket(hop, sent) {
+            Ok(Socket::AsItIs) => (hop.dst, hop.choices.max(1)),
+            Ok(Socket::To(endpoints)) => {
+                let endpoints: BTreeSet<At> = endpoints.into_iter().map(|endpoint| (endpoint.address, Some(endpoint.port))).collect();
+                if endpoints.len() != hop.choices || !endpoints.contains(&hop.onward) {
+                    return differs(seen, "its socket maps lead elsewhere");
+                }
+                (hop.onward, 1)
+            }
+            Ok(Socket::Refused) => {
+                (seen.kernel, seen.kernel_by) = (Some(Outcome::Reject), Some(Cause::NoEndpoint));
+                "its socket maps".clone_into(&mut seen.by);
+                return;
+            }
+            Err(error) => return seen.by = format!("socket maps: {error}"),
+        };
         // Each choice in turn, as the kernel's random number would make it.
-        let choices = u32::try_from(hop.choices.max(1)).unwrap_or(u32::MAX);
+        let choices = u32::try_from(choices).unwrap_or(u32::MAX);
         for choice in 0..choices {
-            let Some(mut packet) = self.packet(hop, sent) else {
+            let Some(mut packet) = self.packet(hop, dst, sent) else {
                 seen.by = "the pod is not attached here".to_owned();
                 return;
             };
@@ -82,14 +100,24 @@ impl<'a> Kernel<'a> {
                 return;
             }
         }
-        // Whatever was explained, it was not this.
-        let other = if seen.explained == Outcome::Reject { Outcome::Drop } else { Outcome::Reject };
-        (seen.kernel, seen.kernel_by, seen.by) = (Some(other), Some(Cause::Other), "its services lead elsewhere".to_owned());
+        differs(seen, "its services lead elsewhere");
     }
 
-    /// The packet as it comes in.
-    fn packet(&self, hop: &Hop, sent: Sent) -> Option<Packet> {
-        let (to, port) = hop.dst;
+    /// What becomes of a new socket of the node or of a pod of it, before there is a packet.
+    fn at_socket(&self, hop: &Hop, sent: Sent) -> io::Result<Socket> {
+        let on_node = match &hop.entry {
+            Entry::OwnNode => true,
+            Entry::Pod => false,
+            Entry::Fabric(_) | Entry::Outside => return Ok(Socket::AsItIs),
+        };
+        let ((address, Some(port)), true) = (hop.dst, self.applied.socket_hooks) else { return Ok(Socket::AsItIs) };
+        let protocol = sent.number(Family::of(&address));
+        let found = self.applied.socket_maps.readers.ask(|readers| readers.lookup.find(address, protocol, port, on_node));
+        Ok(sockets::connect(&found.transpose()?.unwrap_or_default(), address, protocol, port, on_node))
+    }
+
+    /// The packet as it comes in, for where its socket sends it.
+    fn packet(&self, hop: &Hop, (to, port): At, sent: Sent) -> Option<Packet> {
         let mut packet = Packet::new(hop.src, to, sent.number(Family::of(&to)), port.unwrap_or_default());
         packet.local_addresses.clone_from(&self.local);
         match &hop.entry {
@@ -109,6 +137,12 @@ impl<'a> Kernel<'a> {
         }
         Some(packet)
     }
+}
+
+/// Notes that the kernel does something else than whatever was explained.
+fn differs(seen: &mut Seen, why: &str) {
+    let other = if seen.explained == Outcome::Reject { Outcome::Drop } else { Outcome::Reject };
+    (seen.kernel, seen.kernel_by, seen.by) = (Some(other), Some(Cause::Other), why.to_owned());
 }
 
 /// The kind of thing that an explanation would call it.

@@ -19,6 +19,7 @@ mod probe;
 mod programs;
 mod serve;
 mod stream;
+mod turn;
 
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
@@ -86,6 +87,7 @@ fn run(words: &[String]) -> Result<()> {
         ["programs"] => programs::list(),
         ["programs", "off"] => programs::take_off(),
         ["fill"] => fill::run(),
+        ["turn", service, endpoints @ ..] => turn::to(service.parse()?, &addresses(endpoints)?),
         ["follow", target] => follow::run(target.parse()?),
         ["frames"] => frames::send(),
         ["tap"] => frames::tap(),
