@@ -21,17 +21,13 @@ pub(crate) fn shares_are_equal(lab: &Lab) -> Result<String> {
     for v6 in lab.families() {
         let service = cluster_ip(lab, "httpd-svc", "default", v6)?;
         eventually(|| said(&lab.pod(&from.name, &words(&curl(service, 8080)))?).context("httpd-svc does not answer"))?;
-        let shares = shares(lab, &from.name, service)?;
-        ensure!(shares.len() == 3, "{} of 3 replicas answered: {shares:?}", shares.len());
-        // Binomial with p = 1/3 over 120: mean 40, deviation 5.2; four deviations either way.
-        ensure!(shares.values().all(|n| (19..=61).contains(n)), "unequal shares: {shares:?}");
-        told = format!("{:?}", shares.values().collect::<Vec<_>>());
+        told = equal_shares(lab, &from.name, service).with_context(|| format!("by {service}"))?;
         node_ports(lab, v6)?;
         hairpin(lab, service, v6)?;
     }
     not_ready_gets_nothing(lab, &from.name)?;
     no_endpoint_is_refused(lab, &from.name)?;
-    Ok(format!("shares {told} of {REQUESTS}; every node's 33000 answers the outside with the client's own address"))
+    Ok(format!("shares {told}; every node's 33000 answers the outside with the client's own address"))
 }
 
 /// In a lab of both families the service is asked for both.
@@ -42,10 +38,31 @@ fn both_families(lab: &Lab, service: &str) -> Result<()> {
     Ok(())
 }
 
-fn shares(lab: &Lab, pod: &str, service: IpAddr) -> Result<BTreeMap<String, usize>> {
+/// Three replicas answer equally often, as far as chance allows.
+///
+/// Four deviations of the binomial let one good lab in four hundred runs down, so what lies outside them is asked again, four times as
+/// often and within five. Chance passes that once in 10^10 runs; one replica drawn twice as often as each other lies at eight.
+fn equal_shares(lab: &Lab, pod: &str, service: IpAddr) -> Result<String> {
+    let first = shares(lab, pod, service, REQUESTS)?;
+    let judged = if farthest(&first)? <= 4.0 { first.clone() } else { shares(lab, pod, service, 4 * REQUESTS)? };
+    ensure!(farthest(&judged)? <= 5.0, "unequal shares: {first:?}, then {judged:?}");
+    Ok(format!("{:?} of {}", judged.values().collect::<Vec<_>>(), judged.values().sum::<usize>()))
+}
+
+/// By how many deviations the farthest of three shares is off a third.
+fn farthest(shares: &BTreeMap<String, usize>) -> Result<f64> {
+    ensure!(shares.len() == 3, "{} of 3 replicas answered: {shares:?}", shares.len());
+    let count = |n: usize| u32::try_from(n).map(f64::from);
+    let asked = count(shares.values().sum())?;
+    let (mean, deviation) = (asked / 3.0, (asked * 2.0 / 9.0).sqrt());
+    shares.values().try_fold(0.0, |farthest: f64, &n| Ok(farthest.max((count(n)? - mean).abs() / deviation)))
+}
+
+/// How many of so many requests each replica answered.
+fn shares(lab: &Lab, pod: &str, service: IpAddr, requests: usize) -> Result<BTreeMap<String, usize>> {
     // One shell, many connections: each curl of its own is a connection of its own.
     let one = curl(service, 8080).iter().map(|w| format!("'{w}'")).collect::<Vec<_>>().join(" ");
-    let script = format!("for i in $(seq {REQUESTS}); do {one} || exit 1; done");
+    let script = format!("for i in $(seq {requests}); do {one} || exit 1; done");
     let output = lab.pod(pod, &["sh", "-c", &script])?;
     let pages = said(&output).context("a request to the service failed")?;
     let mut shares = BTreeMap::new();
@@ -105,7 +122,7 @@ spec:
     lab.apply_text(manifest)?;
     lab.kubectl(&["wait", "pod/never-ready", "--for=jsonpath={.status.phase}=Running", "--timeout=30s"])?;
     let v6 = lab.families().first().copied().unwrap_or(false);
-    let shares = shares(lab, from, cluster_ip(lab, "httpd-svc", "default", v6)?);
+    let shares = shares(lab, from, cluster_ip(lab, "httpd-svc", "default", v6)?, REQUESTS);
     lab.kubectl(&["delete", "pod", "never-ready"])?;
     let shares = shares?;
     ensure!(!shares.contains_key("never-ready"), "a pod that is not ready answered: {shares:?}");
