@@ -91,7 +91,7 @@ impl Work {
         let view = if newest.revision == self.new.revision { view } else { View::of(&newest, &local) };
         let of = |wanted: Fate| -> Vec<Entry> { found.iter().filter(|entry| self.fate(entry, &view) == wanted).copied().collect() };
         let begun = conntrack.mark_all(&of(Fate::IsHeld { already: false }), HELD_MARK)?;
-        let let_go = conntrack.delete_all(&of(Fate::IsLetGo))?;
+        let let_go = conntrack.unmark_all(&of(Fate::IsLetGo), HELD_MARK)?;
         let forgotten = conntrack.delete_all(&of(Fate::IsForgotten))?;
         let holds = begun > 0 || !of(Fate::IsHeld { already: true }).is_empty();
         Ok(Cut { cut: begun + forgotten, let_go, holds })
@@ -115,7 +115,7 @@ impl Work {
 pub(super) struct Cut {
     /// How many are no longer allowed: they are forgotten, or held from now on.
     pub(super) cut: usize,
-    /// How many were held and are allowed again: they may begin anew.
+    /// How many were held and are allowed again.
     pub(super) let_go: usize,
     /// Whether there are any that are held now.
     pub(super) holds: bool,
@@ -126,7 +126,7 @@ pub(super) struct Cut {
 /// One that begins with a word is forgotten when policies no longer allow it: what comes later is of no connection. UDP and the like have no such word, and
 /// an answer that is on its way would begin a flow the other way round, which policies may allow; what the end that is denied goes on sending
 /// would be its answer. So such a flow is kept and held: the rules judge each of its packets as a beginning, in the direction in which it goes,
-/// until the flow ends or policies allow it.
+/// until the flow ends or policies allow it. Then it goes on as the flow that it was, for the same reason: an answer is on its way already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Stays,

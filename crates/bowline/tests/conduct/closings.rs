@@ -1,5 +1,6 @@
 //! Every way in which a change can close: a stream and datagrams that it no longer allows fall silent, those of a friend go on.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::common::cluster;
 use crate::common::generator::{Generator, number};
-use crate::common::lab::{Lab, eventually};
+use crate::common::lab::{Lab, eventually, said};
 use crate::common::objects::{PORT, cluster_policy, idle, ingress_policy, no_egress_policy, pod, pods_of};
 use crate::common::rows::Bench;
 
@@ -116,6 +117,11 @@ impl Talk {
         Ok([stream, (number(&datagrams[0], "sinceAnswerMs")?, number(&datagrams[0], "answered")?)])
     }
 
+    /// Where its datagrams come from.
+    fn port(&mut self) -> Result<u64> {
+        number(&self.datagrams.ask("?")?[0], "port")
+    }
+
     fn goes_on(&mut self) -> Result<()> {
         eventually(|| {
             let heard = self.heard()?;
@@ -141,6 +147,9 @@ fn once(lab: &Lab, at: &str, closing: &Closing, only_answers: bool) -> Result<Du
     let (mut client, mut friend) = (Talk::begin(lab, "cl-client", at)?, Talk::begin(lab, "cl-friend", at)?);
     client.goes_on().context("before it")?;
     friend.goes_on().context("the friend before it")?;
+    let ports = [client.port()?, friend.port()?];
+    let flows = flows(lab, at, &ports)?;
+    ensure!(flows.len() == 2 && flows.iter().all(|flow| flow.contains(" to the server ")), "other flows than two: {flows:?}");
     (closing.close)(lab)?;
     let begun = Instant::now();
     // Silence before the cut may be a pause of the machine's.
@@ -169,8 +178,29 @@ fn once(lab: &Lab, at: &str, closing: &Closing, only_answers: bool) -> Result<Du
         Ok(())
     };
     eventually(heard_again).context("datagrams, open again")?;
+    lab.cut()?;
+    // One that an answer began would be the server's, and what the client sends its answers: nothing that closes would cut it.
+    let after = self::flows(lab, at, &ports)?;
+    ensure!(after == flows, "the flows are others than before: {after:?}, and {flows:?} before");
     lab.delete("networkpolicy", &["cl-answers"])?;
     Ok(took)
+}
+
+/// The UDP flows between the server and these ports of its clients, each with who began it and its server's node's number for it.
+fn flows(lab: &Lab, at: &str, ports: &[u64]) -> Result<BTreeSet<String>> {
+    let server: SocketAddr = at.parse()?;
+    let family = if server.is_ipv6() { "ipv6" } else { "ipv4" };
+    let output = lab.node("n2", &["conntrack", "-L", "-f", family, "-p", "udp", "-o", "id"])?;
+    let table = said(&output).context("the table of n2")?;
+    let of = |line: &str| {
+        let field = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
+        let (source, destination, id) = (field("src")?, field("dst")?, field("id")?);
+        let own = server.ip().to_string();
+        let (way, port) = if destination == own { ("to the server", field("sport")?) } else { ("from the server", field("dport")?) };
+        let is_one = (source == own || destination == own) && ports.iter().any(|one| one.to_string() == port);
+        is_one.then(|| format!("{source} {way} {destination}, {port}, {id}"))
+    };
+    Ok(table.lines().filter_map(of).collect())
 }
 
 pub(crate) fn every_way(bench: &Bench) -> Result<String> {

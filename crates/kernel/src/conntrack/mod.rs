@@ -3,6 +3,8 @@
 //! Invariant: never flushes; an entry is deleted by its own tuple, zone and id, so that one that took its place in between is not hit.
 //! Reference: uapi linux/netfilter/nfnetlink_conntrack.h. All numbers within attributes are in network order.
 
+mod room;
+
 use std::io;
 use std::net::IpAddr;
 
@@ -12,6 +14,8 @@ use thiserror::Error;
 use crate::netlink::socket::{Connection, WireError};
 use crate::netns::{NetNs, NetNsError};
 use crate::wire::{Attrs, Message, Received, flags};
+
+pub use room::Room;
 
 const SUBSYSTEM: u16 = 1 << 8;
 const MSG_NEW: u16 = SUBSYSTEM;
@@ -272,13 +276,25 @@ impl Conntrack {
     /// # Errors
     /// The kernel's refusal.
     pub fn mark(&mut self, entry: &Entry, bits: u32) -> Result<bool, ConntrackError> {
+        self.set_mark(entry, bits, bits)
+    }
+
+    /// Clears bits of an entry's mark, and leaves the others; as [`Conntrack::mark`].
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn unmark(&mut self, entry: &Entry, bits: u32) -> Result<bool, ConntrackError> {
+        self.set_mark(entry, 0, bits)
+    }
+
+    fn set_mark(&mut self, entry: &Entry, mark: u32, mask: u32) -> Result<bool, ConntrackError> {
         let mut message = Message::new(MSG_NEW, flags::REQUEST | flags::ACK, &nfgen(af(entry.family())));
         put_tuple(&mut message, CTA_TUPLE_ORIG, &entry.original);
         if entry.zone != 0 {
             message.attr_be16(CTA_ZONE, entry.zone);
         }
         // The kernel clears the bits of the mask, and then turns those of the mark.
-        message.attr_be32(CTA_MARK, bits).attr_be32(CTA_MARK_MASK, bits);
+        message.attr_be32(CTA_MARK, mark).attr_be32(CTA_MARK_MASK, mask);
         match self.connection.execute(message) {
             Ok(()) => Ok(true),
             Err(error) if error.is(libc::ENOENT) => Ok(false),
@@ -292,6 +308,14 @@ impl Conntrack {
     /// The first refusal; the others are tried nevertheless.
     pub fn mark_all(&mut self, entries: &[Entry], bits: u32) -> Result<usize, ConntrackError> {
         self.each(entries, |conntrack, entry| conntrack.mark(entry, bits))
+    }
+
+    /// Clears bits of entries' marks; says how many were still there.
+    ///
+    /// # Errors
+    /// The first refusal; the others are tried nevertheless.
+    pub fn unmark_all(&mut self, entries: &[Entry], bits: u32) -> Result<usize, ConntrackError> {
+        self.each(entries, |conntrack, entry| conntrack.unmark(entry, bits))
     }
 
     /// Makes a TCP connection known that went on without connection tracking, untranslated, as if its packets had been seen: established where

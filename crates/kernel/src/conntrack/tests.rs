@@ -163,3 +163,43 @@ fn a_connection_is_made_known_once_and_as_far_as_it_went() {
         assert_eq!(conntrack.entries().unwrap().len(), 2 * (number + 1));
     }
 }
+
+#[test]
+fn the_room_counts_entries_and_says_how_many_there_may_be() {
+    let Some(ns) = fresh() else { return };
+    let mut conntrack = Conntrack::open_in(&ns).unwrap();
+    let empty = conntrack.room().unwrap();
+    assert!(empty.entries == 0 && empty.dropped == 0 && empty.evicted == 0, "{empty:?}");
+    let max: u32 = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").unwrap().trim().parse().unwrap();
+    assert_eq!(empty.max, max);
+    for original in samples() {
+        insert(&mut conntrack, original, 0, 0);
+    }
+    assert_eq!(conntrack.room().unwrap(), Room { entries: 5, ..empty });
+}
+
+#[test]
+fn bits_of_a_mark_are_set_and_cleared_and_the_entry_stays() {
+    let Some(ns) = fresh() else { return };
+    let mut conntrack = Conntrack::open_in(&ns).unwrap();
+    for original in samples() {
+        insert(&mut conntrack, original, 0x0005_0004, 0);
+    }
+    let sorted = |conntrack: &mut Conntrack| {
+        let mut entries = conntrack.entries().unwrap();
+        entries.sort_by_key(|entry| entry.original);
+        entries
+    };
+    let before = sorted(&mut conntrack);
+    assert_eq!(conntrack.mark_all(&before, 2).unwrap(), 5);
+    assert_eq!(conntrack.mark_all(&before, 2).unwrap(), 5, "once more changes nothing");
+    assert_eq!(conntrack.entries_marked(2, |_| true).unwrap().len(), 5);
+    let marked = sorted(&mut conntrack);
+    assert!(marked.iter().zip(&before).all(|(is, was)| is.mark == 0x0005_0006 && is.id == was.id), "{marked:?}");
+    assert_eq!(conntrack.unmark_all(&before, 2).unwrap(), 5);
+    assert_eq!(conntrack.entries_marked(2, |_| true).unwrap(), vec![]);
+    let cleared = sorted(&mut conntrack);
+    assert!(cleared.iter().zip(&before).all(|(is, was)| is.mark == was.mark && is.id == was.id), "{cleared:?}");
+    conntrack.delete_all(&before).unwrap();
+    assert!(!conntrack.unmark(&before[0], 2).unwrap(), "gone");
+}

@@ -23,9 +23,9 @@ struct Flow {
 }
 
 impl Flow {
-    fn report(&self, target: SocketAddr) -> Value {
+    fn report(&self, target: SocketAddr, socket: &UdpSocket) -> Value {
         json!({
-            "target": target.to_string(), "sent": self.sent, "answered": self.answered, "refused": self.refused, "by": self.by,
+            "target": target.to_string(), "port": socket.local_addr().map(|own| own.port()).ok(), "sent": self.sent, "answered": self.answered, "refused": self.refused, "by": self.by,
             "sinceAnswerMs": u64::try_from(self.last_answer.elapsed().as_millis()).unwrap_or(u64::MAX),
             "longestGapMs": u64::try_from(self.longest_gap.max(self.last_answer.elapsed()).as_millis()).unwrap_or(u64::MAX),
         })
@@ -85,7 +85,7 @@ pub(super) fn run(tag: &str, pause_us: u64, targets: &[SocketAddr]) -> Result<()
         })
         .collect();
     super::converse(|_| {
-        let report = flows.iter().map(|(target, _, flow)| lock(flow).report(*target)).collect();
+        let report = flows.iter().map(|(target, socket, flow)| lock(flow).report(*target, socket)).collect();
         flows.iter().for_each(|(_, _, flow)| lock(flow).renew());
         Ok(report)
     })?;
@@ -97,7 +97,7 @@ pub(super) fn run(tag: &str, pause_us: u64, targets: &[SocketAddr]) -> Result<()
     while Instant::now() < end && flows.iter().any(|(_, _, flow)| lock(flow).is_open()) {
         std::thread::sleep(Duration::from_millis(10));
     }
-    let last: Value = flows.iter().map(|(target, _, flow)| lock(flow).report(*target)).collect();
+    let last: Value = flows.iter().map(|(target, socket, flow)| lock(flow).report(*target, socket)).collect();
     super::say(&last.to_string())
 }
 
