@@ -167,6 +167,15 @@ pub(crate) const CODES: &[Explained] = &[
                conntrack.maxPerCore: 0 and times of 0s the machine's own settings stay, as they do without such a file.",
     },
     Explained {
+        code: 1222,
+        title: "connection tracking is full",
+        text: "The kernel keeps an entry for every connection over this node, and has no room for more: connections that are there go on, packets\n\
+               of new ones are dropped, and what policies deny stays denied. `bowline_conntrack_entries` and\n\
+               `bowline_conntrack_dropped_packets_total` in the metrics say how full it is and what that cost. Raise nf_conntrack_max (an entry\n\
+               takes some 300 bytes; a kube-proxy configuration has conntrack.maxPerCore for it), or find out who opens so many:\n\
+               `conntrack -L | awk '{print $5}' | sort | uniq -c | sort -n | tail`. It is over when nothing was dropped for a minute.",
+    },
+    Explained {
         code: 1301,
         title: "the kernel refused an object",
         text: "A link, route, rule or nftables object could not be written. The agent tries again with growing pauses; everything else\n\

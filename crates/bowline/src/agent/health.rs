@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::http::{self, Answer};
 use super::status::Teller;
-use super::{denials, fastpath, guard, until};
+use super::{denials, fastpath, guard, tracking, until};
 
 /// Clients that are answered at once.
 const CLIENTS_AT_ONCE: usize = 64;
@@ -76,6 +76,7 @@ pub(crate) fn metrics(teller: &Teller, page: &mut Page) {
     let maps = teller.applied.borrow().socket_maps.clone();
     maps.metrics(page);
     guard::metrics(&guard::dropped(), page);
+    tracking::metrics(page);
     let intent = teller.applied.borrow().intent.clone();
     denials::metrics(&denials::denied(&intent.policy), page);
     page.single("bowline_pods", "gauge", "Pods attached to this node.", status.pods);

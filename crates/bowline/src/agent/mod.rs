@@ -28,6 +28,7 @@ mod resting;
 mod service_health;
 mod sockets;
 pub(crate) mod status;
+mod tracking;
 mod tries;
 mod tune;
 mod turn;
@@ -123,6 +124,8 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     if let Some(conntrack) = config.conntrack.clone() {
         tasks.spawn(until(stop.clone(), tune::conntrack(conntrack, teller.clone())));
     }
+
+    tasks.spawn(until(stop.clone(), tracking::watch(teller.clone())));
 
     let access = api::access(&config).await?;
     let url = api::named(&access);

@@ -89,6 +89,8 @@ pub(crate) enum Topic {
     Metrics,
     /// Sysctls of connection tracking.
     Conntrack,
+    /// Room in connection tracking.
+    Tracking,
 }
 
 /// What the agent's own tasks say of themselves.

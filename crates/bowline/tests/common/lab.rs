@@ -300,6 +300,19 @@ impl Lab {
         serde_json::from_slice(&output.stdout).with_context(|| format!("bowline status: {}", text(&output.stderr)))
     }
 
+    /// The page of a node's metrics.
+    pub(crate) fn metrics(&self, node: &str) -> Result<String> {
+        let output = self.node(node, &["curl", "-s", "--max-time", "3", "http://127.0.0.1:10249/metrics"])?;
+        said(&output).with_context(|| format!("{node}: no metrics"))
+    }
+
+    /// One of them, by its name with its labels.
+    pub(crate) fn metric(&self, node: &str, name: &str) -> Result<u64> {
+        let page = self.metrics(node)?;
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.with_context(|| format!("{node}: no {name}"))?.trim().parse().with_context(|| name.to_owned())
+    }
+
     /// The lab's name.
     pub(crate) fn name(&self) -> &str {
         &self.setup.name

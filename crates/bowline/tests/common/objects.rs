@@ -121,7 +121,12 @@ impl Lab {
 
     /// Waits until the agents have written what the API holds, and have cut what it no longer allows.
     pub(crate) fn cut(&self) -> Result<()> {
-        self.settled()?;
+        self.cut_beside(&[])
+    }
+
+    /// The same where problems of these codes are there.
+    pub(crate) fn cut_beside(&self, known: &[u16]) -> Result<()> {
+        self.settled_beside(known)?;
         eventually(|| {
             let status = self.status()?;
             let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
@@ -134,10 +139,17 @@ impl Lab {
 
     /// Waits until the agents have written what the API holds, and are content: each serves, and is as far in the kernel as it has compiled.
     pub(crate) fn settled(&self) -> Result<()> {
+        self.settled_beside(&[])
+    }
+
+    /// The same where problems of these codes are there.
+    pub(crate) fn settled_beside(&self, known: &[u16]) -> Result<()> {
         eventually(|| {
             let status = self.status()?;
             let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
-            let calm = |n: &&Value| n["synced"] == true && n["appliedRevision"] == n["revision"] && n["problems"] == json!([]);
+            let is_known = |problem: &Value| known.iter().any(|code| problem["code"] == *code);
+            let content = |n: &Value| n["problems"].as_array().is_some_and(|all| all.iter().all(is_known));
+            let calm = |n: &&Value| n["synced"] == true && n["appliedRevision"] == n["revision"] && content(n);
             match nodes.iter().filter(calm).count() {
                 3 => Ok(()),
                 n => bail!("{n} of 3 agents are content: {}", self.problems(&status)),

@@ -70,25 +70,46 @@ impl Populate {
     }
 }
 
+/// A kind of objects: its group, version, kind and resource.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sort(pub(crate) &'static str, pub(crate) &'static str, pub(crate) &'static str, pub(crate) &'static str);
+
+/// ClusterNetworkPolicies.
+pub(crate) const CLUSTER_POLICIES: Sort = Sort("policy.networking.k8s.io", "v1alpha2", "ClusterNetworkPolicy", "clusternetworkpolicies");
+
 impl Populate {
-    fn cluster_policies(&self) -> Api<DynamicObject> {
-        let kind = GroupVersionKind::gvk("policy.networking.k8s.io", "v1alpha2", "ClusterNetworkPolicy");
-        Api::all_with(self.client.clone(), &ApiResource::from_gvk_with_plural(&kind, "clusternetworkpolicies"))
+    fn of(&self, Sort(group, version, kind, resource): Sort, namespace: Option<&str>) -> Api<DynamicObject> {
+        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), resource);
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
     }
 
-    /// Makes ClusterNetworkPolicies.
-    pub(crate) fn policies(&self, objects: impl IntoIterator<Item = Value>) -> Result<()> {
-        let api = self.cluster_policies();
-        let made = stream::iter(objects).map(|object| {
-            let api = &api;
-            async move { anyhow::Ok(api.create(&PostParams::default(), &serde_json::from_value(object)?).await.map(drop)?) }
+    /// Makes objects, in their own namespaces where they have some.
+    pub(crate) fn make(&self, sort: Sort, objects: impl IntoIterator<Item = Value>) -> Result<()> {
+        let made = stream::iter(objects).map(|object| async move {
+            let api = self.of(sort, object.pointer("/metadata/namespace").and_then(Value::as_str));
+            anyhow::Ok(api.create(&PostParams::default(), &serde_json::from_value(object)?).await.map(drop)?)
         });
         self.runtime.block_on(made.buffer_unordered(AT_ONCE).try_collect::<()>())
     }
 
+    /// Changes an object of a namespace by a JSON merge patch (RFC 7386).
+    pub(crate) fn patch(&self, sort: Sort, (namespace, name): (&str, &str), patch: Value) -> Result<()> {
+        let api = self.of(sort, Some(namespace));
+        self.runtime.block_on(api.patch(name, &PatchParams::default(), &Patch::Merge(patch)))?;
+        Ok(())
+    }
+
+    /// Makes ClusterNetworkPolicies.
+    pub(crate) fn policies(&self, objects: impl IntoIterator<Item = Value>) -> Result<()> {
+        self.make(CLUSTER_POLICIES, objects)
+    }
+
     /// Deletes ClusterNetworkPolicies.
     pub(crate) fn without_policies(&self, names: impl IntoIterator<Item = String>) -> Result<()> {
-        let api = self.cluster_policies();
+        let api = self.of(CLUSTER_POLICIES, None);
         let gone = stream::iter(names).map(|name| {
             let api = &api;
             async move { anyhow::Ok(api.delete(&name, &DeleteParams::default()).await.map(drop)?) }

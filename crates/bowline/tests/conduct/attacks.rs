@@ -260,18 +260,9 @@ fn tunnelled(lab: &Lab, cast: &Cast) -> Result<Attack> {
     Ok(Attack { what: "a tunnel packet", reason: "tunnel", frame: udp(cast.right(cast.node.0), 4789, 8472, &wrapped), tag })
 }
 
-fn metrics(lab: &Lab) -> Result<String> {
-    metrics_of(lab, "n1")
-}
-
-/// The page of a node's metrics.
-pub(super) fn metrics_of(lab: &Lab, node: &str) -> Result<String> {
-    shell(lab, node, "curl -s --max-time 3 http://127.0.0.1:10249/metrics")
-}
-
 /// What the node has counted, by reason.
 fn counted(lab: &Lab) -> Result<BTreeMap<String, u64>> {
-    let page = metrics(lab)?;
+    let page = lab.metrics("n1")?;
     let lines = page.lines().filter_map(|line| line.strip_prefix("bowline_pod_guard_dropped_packets_total{reason=\""));
     let counts: BTreeMap<String, u64> =
         lines.filter_map(|line| line.split_once("\"} ")).filter_map(|(reason, n)| Some((reason.to_owned(), n.parse().ok()?))).collect();

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::fastpath::count_of;
 use crate::common::cluster;
 use crate::common::generator::{Generator, number};
 use crate::common::lab::{Lab, eventually};
@@ -44,12 +43,12 @@ pub(crate) fn by_the_rules(bench: &Bench) -> Result<String> {
         targets.push(SocketAddr::new(cluster::cluster_ip(lab, "begins", "default", v6)?, PORT).to_string());
     }
     let words: Vec<&str> = ["dial"].into_iter().chain(targets.iter().map(String::as_str)).collect();
-    let before = [count_of(lab, "n1", BEGUN)?, count_of(lab, "n2", BEGUN)?];
+    let before = [lab.metric("n1", BEGUN)?, lab.metric("n2", BEGUN)?];
     let mut denied = DENIED.iter().map(|pod| Generator::in_pod(lab, pod, &words)).collect::<Result<Vec<_>>>()?;
     let friend = Generator::in_pod(lab, "begins-friend", &words)?;
     for (node, before) in ["n1", "n2"].into_iter().zip(before) {
         eventually(|| {
-            let begun = count_of(lab, node, BEGUN)? - before;
+            let begun = lab.metric(node, BEGUN)? - before;
             ensure!(begun > ENOUGH, "{node}: {begun} connections began without the stack");
             Ok(())
         })?;
@@ -67,7 +66,7 @@ pub(crate) fn by_the_rules(bench: &Bench) -> Result<String> {
     let closed = closes(lab, &mut denied, &mut young)?;
     let seen = friend.finish()?;
     ensure!(number(&seen, "failed")? == 0, "a client that is allowed: {seen}");
-    let begun = count_of(lab, "n2", BEGUN)?;
+    let begun = lab.metric("n2", BEGUN)?;
     drop((denied, young));
     lab.delete("networkpolicy", &["begins"])?;
     lab.delete("service", &["begins"])?;

@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::attacks::metrics_of;
-
 use crate::common::cluster;
 use crate::common::generator::Generator;
 use crate::common::lab::{Lab, eventually, said, within};
@@ -69,7 +67,7 @@ fn series(policy: &str, direction: &str, reason: &str) -> String {
 }
 
 fn count(lab: &Lab, node: &str, series: &str) -> Result<u64> {
-    let page = metrics_of(lab, node)?;
+    let page = lab.metrics(node)?;
     let found = page.lines().find_map(|line| line.strip_prefix(series)).with_context(|| format!("no {series} at {node}"))?;
     Ok(found.trim().parse()?)
 }

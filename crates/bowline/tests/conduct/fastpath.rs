@@ -16,16 +16,9 @@ use crate::common::rows::Bench;
 /// Packets after which the few that the stack is shown do not count.
 const ENOUGH: u64 = 4000;
 
-/// A count of a node's agent.
-pub(crate) fn count_of(lab: &Lab, node: &str, metric: &str) -> Result<u64> {
-    let page = shell(lab, node, "curl -s --max-time 3 http://127.0.0.1:10249/metrics")?;
-    let line = page.lines().find_map(|line| line.strip_prefix(metric).and_then(|rest| rest.strip_prefix(' ')));
-    line.and_then(|number| number.trim().parse().ok()).with_context(|| format!("{node}: no {metric}"))
-}
-
 /// Packets that a node's programs have carried since their maps were made.
 fn carried(lab: &Lab, node: &str) -> Result<u64> {
-    count_of(lab, node, "bowline_fastpath_packets_total")
+    lab.metric(node, "bowline_fastpath_packets_total")
 }
 
 /// Connections and datagrams live on when the fast path is taken from under them, and when it comes.

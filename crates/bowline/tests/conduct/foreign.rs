@@ -89,10 +89,7 @@ const THEFTS: &[(&str, &str, Option<&str>)] = &[
 
 /// How often a node's agent says that it has put something back.
 pub(crate) fn repairs(lab: &Lab, node: &str, of: &str) -> Result<u64> {
-    let page = shell(lab, node, "curl -s --max-time 3 http://127.0.0.1:10249/metrics")?;
-    let sample = format!("bowline_repairs_total{{of=\"{of}\"}} ");
-    let number = page.lines().find_map(|line| line.strip_prefix(&sample)?.trim().parse().ok());
-    number.with_context(|| format!("{node}: no {sample}"))
+    lab.metric(node, &format!("bowline_repairs_total{{of=\"{of}\"}}"))
 }
 
 /// It has counted more than before.

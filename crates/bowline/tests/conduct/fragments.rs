@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::fastpath::count_of;
 use crate::common::cluster::{Pod, cluster_ip, nodes, pods};
 use crate::common::generator::{Generator, counts};
 use crate::common::lab::{Lab, eventually};
@@ -225,7 +224,7 @@ fn seen(tap: &mut Generator, part: &[u8]) -> Result<u64> {
 /// An allowed flow on the same ports, until it is carried past the stack where there is what carries it.
 fn warm(lab: &Lab, friend: &mut Sender, to: IpAddr, tag: &str) -> Result<()> {
     let frame = udp(friend.ends(to), FROM, PORT, format!("{tag} x").as_bytes());
-    let carried = || if lab.setup.is_ebpf() { count_of(lab, "n2", "bowline_fastpath_packets_total") } else { Ok(0) };
+    let carried = || if lab.setup.is_ebpf() { lab.metric("n2", "bowline_fastpath_packets_total") } else { Ok(0) };
     let (before, mut sent) = (carried()?, 0);
     eventually(|| {
         friend.frames.ask(&format!("{WARM} {}", hex(&frame)))?;

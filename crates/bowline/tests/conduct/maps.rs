@@ -66,12 +66,6 @@ const SERVICES: usize = 30;
 const PORTS: u16 = 20;
 const ROOM: usize = 1024;
 
-fn metric(lab: &Lab, name: &str) -> Result<u64> {
-    let page = shell(lab, "n1", "curl -s --max-time 3 http://127.0.0.1:10249/metrics")?;
-    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.with_context(|| format!("no {name}"))?.trim().parse().with_context(|| name.to_owned())
-}
-
 /// How often the log of an agent says so.
 fn times_said(lab: &Lab, words: &str) -> Result<usize> {
     Ok(said(&lab.run(&["lab", "logs"], &[])?).context("no logs")?.matches(words).count())
@@ -113,17 +107,17 @@ fn filled_up(lab: &Lab) -> Result<String> {
         let node = n1(lab)?;
         ensure!(has(&node, "problems", 1314) && node["cluster"]["services"].as_u64() >= Some(SERVICES as u64), "{}", node["problems"]);
         ensure!(node["problems"].as_array().is_some_and(|all| all.len() == 1), "one problem for all of them: {}", node["problems"]);
-        let left_out = metric(lab, "bowline_socket_frontends_left_out")?;
+        let left_out = lab.metric("n1", "bowline_socket_frontends_left_out")?;
         let (entries, room) = (
-            metric(lab, "bowline_socket_map_entries{map=\"frontends\"}")?,
-            metric(lab, "bowline_socket_map_entries_max{map=\"frontends\"}")?,
+            lab.metric("n1", "bowline_socket_map_entries{map=\"frontends\"}")?,
+            lab.metric("n1", "bowline_socket_map_entries_max{map=\"frontends\"}")?,
         );
         let all = 2 * u64::from(PORTS) * SERVICES as u64;
         ensure!(room == ROOM as u64 && entries <= room && entries + left_out >= all, "{entries} of {room}, {left_out} left out, of {all}");
         Ok((entries, room, left_out))
     })?;
     let (entries, room, left_out) = filled;
-    ensure!(metric(lab, "bowline_socket_map_full_total")? >= left_out, "refusals are counted");
+    ensure!(lab.metric("n1", "bowline_socket_map_full_total")? >= left_out, "refusals are counted");
     // All of them are served, in the map or not.
     for name in names.iter().step_by(3) {
         for v6 in lab.families() {
@@ -137,7 +131,7 @@ fn filled_up(lab: &Lab) -> Result<String> {
     let (requests, _) = unbroken(&streams.finish()?)?;
     lab.delete("service", &names.iter().map(String::as_str).collect::<Vec<_>>())?;
     eventually(|| {
-        let left_out = metric(lab, "bowline_socket_frontends_left_out")?;
+        let left_out = lab.metric("n1", "bowline_socket_frontends_left_out")?;
         ensure!(left_out == 0 && !has(&n1(lab)?, "problems", 1314), "{left_out} are left out still");
         Ok(())
     })?;

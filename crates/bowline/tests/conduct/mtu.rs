@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::fastpath::count_of;
 use super::foreign::shell;
 use crate::common::cluster::{cluster_ip, nodes, pods};
 use crate::common::generator::Generator;
@@ -190,9 +189,9 @@ pub(crate) fn is_found_out_by_the_young(bench: &Bench) -> Result<String> {
                 // By IPv6 who receives says when the connection begins what their own way back takes.
                 Place::Pod.forget(lab)?;
                 Place::Server.forget(lab)?;
-                let before = count_of(lab, "n1", "bowline_fastpath_connections_total")?;
+                let before = lab.metric("n1", "bowline_fastpath_connections_total")?;
                 let took = haul.ask(&format!("{way} {HAUL}"))?.as_u64().context("no time")?;
-                let begun = count_of(lab, "n1", "bowline_fastpath_connections_total")? - before;
+                let begun = lab.metric("n1", "bowline_fastpath_connections_total")? - before;
                 ensure!(begun == 1, "{begun} connections began without the stack instead of one");
                 learnt(lab, sender, receiver)?;
                 Ok(took)

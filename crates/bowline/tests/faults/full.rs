@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::common::cluster::cluster_ip;
 use crate::common::generator::{Generator, counts, number, once_in_pod};
-use crate::common::lab::{Lab, eventually, said};
+use crate::common::lab::{Lab, eventually, said, within};
 use crate::common::objects::{PORT, idle, ingress_policy, server, service};
 use crate::common::rows::{Bench, Skipped};
 use crate::restarts::{at, named, nothing_through};
@@ -18,6 +18,11 @@ use crate::restarts::{at, named, nothing_through};
 pub(crate) const SILENCE_MS: u64 = 500;
 /// Within which what is no longer allowed has to fall silent, on a node whose agent has a quarter of a million entries to look over.
 const WITHIN: Duration = Duration::from_secs(15);
+/// How it is told, and within which time it is over.
+const FULL: u16 = 1222;
+const OVER: Duration = Duration::from_secs(90);
+/// Counts packets for whose connection there is no room.
+const LOST: &str = "bowline_conntrack_dropped_packets_total";
 /// Probes after which nothing that has come through will.
 const ENOUGH: u64 = 300;
 
@@ -34,6 +39,11 @@ pub(crate) struct Talk([Generator; 2]);
 impl Talk {
     pub(crate) fn begin(lab: &Lab, pod: &str, at: &str) -> Result<Talk> {
         Ok(Talk([Generator::in_pod(lab, pod, &["follow", at])?, Generator::in_pod(lab, pod, &["datagrams", "full", "2000", at])?]))
+    }
+
+    /// Where its datagrams come from.
+    fn port(&mut self) -> Result<u64> {
+        number(&self.0[1].ask("?")?[0], "port")
     }
 
     /// Milliseconds since the server was heard by either way, and how often it was.
@@ -54,9 +64,9 @@ impl Talk {
         })
     }
 
-    /// After the cut: on a node that has so much to do, silence before it may be a pause.
-    pub(crate) fn falls_silent(&mut self, lab: &Lab) -> Result<[(u64, u64); 2]> {
-        lab.cut()?;
+    /// After the cut: on a node that has so much to do, silence before it may be a pause. That the node is full, by this code, is known.
+    pub(crate) fn falls_silent(&mut self, lab: &Lab, full: u16) -> Result<[(u64, u64); 2]> {
+        lab.cut_beside(&[full])?;
         eventually(|| {
             let heard = self.heard()?;
             ensure!(heard.iter().all(|(since, _)| *since > SILENCE_MS), "still heard: {heard:?}");
@@ -84,6 +94,7 @@ pub(crate) fn of_connections(bench: &Bench) -> Result<String> {
     for round in 0..bench.figure(1, 6) {
         told.push(one_round(lab, round).with_context(|| format!("round {round}"))?);
     }
+    is_over(lab)?;
     let arrived = counts(lab, "full-denied", "probe")?;
     ensure!(arrived == 0, "{arrived} datagrams arrived at the denied pod");
     lab.delete("pod", &PODS)?;
@@ -118,6 +129,9 @@ fn one_round(lab: &Lab, round: usize) -> Result<Told> {
     let denied = [at(&denied, false)?, at(&denied, true)?];
     let (mut client, mut friend) = (Talk::begin(lab, "full-client", &server)?, Talk::begin(lab, "full-friend", &server)?);
     client.goes_on().context("the client, before")?;
+    friend.goes_on().context("the friend, before")?;
+    are_assured(lab, &server, &[client.port()?, friend.port()?])?;
+    let lost = lab.metric("n3", LOST)?;
     let words = ["probe", &denied[0], &denied[1]];
     let mut probes = [Generator::in_pod(lab, "prober1", &words)?, Generator::in_pod(lab, "prober3", &words)?];
 
@@ -139,11 +153,12 @@ fn one_round(lab: &Lab, round: usize) -> Result<Told> {
     }
     let mut young = if lab.setup.is_ebpf() { Some(unknown(lab, &server, &mut filler)?) } else { None };
     client.goes_on().context("the client, while it is full")?;
+    is_told(lab)?;
     friend.goes_on().context("the friend, while it is full")?;
 
     lab.apply_objects(&[ingress_policy("full", "full", Some("full-friend"))])?;
     let begun = Instant::now();
-    let last = client.falls_silent(lab)?;
+    let last = client.falls_silent(lab, FULL)?;
     if let Some(young) = &mut young {
         eventually(|| {
             let seen = young.ask("?")?;
@@ -157,6 +172,9 @@ fn one_round(lab: &Lab, round: usize) -> Result<Told> {
     let still = filler.ask("?")?;
 
     filler.finish().context("emptying the table")?;
+    // Not before: whoever asks a node that is full is a new connection as well.
+    let counted = lab.metric("n3", LOST)? - lost;
+    ensure!(counted > ENOUGH, "{counted} packets counted, fewer than there were probes");
     for probe in &mut probes {
         probe.ask(&format!("+{open}"))?;
         eventually(|| {
@@ -176,8 +194,52 @@ fn one_round(lab: &Lab, round: usize) -> Result<Told> {
     ensure!(tried > ENOUGH, "only {tried} probes");
     drop((client, friend));
     lab.delete("networkpolicy", &["full"])?;
-    lab.settled()?;
+    lab.settled_beside(&[FULL])?;
     Ok(Told { tried, entries: number(&still, "entries")?, room: number(&filled, "room")?, silent, young: young.is_some() })
+}
+
+/// The kernel gives up the entry of a UDP flow for a new one until it has seen answers for two seconds, so that nobody could tell what ended it.
+fn are_assured(lab: &Lab, server: &str, from: &[u64]) -> Result<()> {
+    let server: SocketAddr = server.parse()?;
+    let family = if server.is_ipv6() { "ipv6" } else { "ipv4" };
+    let (address, port) = (server.ip().to_string(), server.port().to_string());
+    let words = ["conntrack", "-L", "-f", family, "-p", "udp", "-d", address.as_str(), "--dport", port.as_str()];
+    eventually(|| {
+        let entries = said(&lab.node("n3", &words)?).context("the table of n3")?;
+        let assured =
+            |port: &&u64| entries.lines().any(|line| line.contains("[ASSURED]") && line.contains(&format!(" sport={port} dport=")));
+        let count = from.iter().filter(assured).count();
+        ensure!(count == from.len(), "{count} of the flows from {from:?} to the server are assured: {entries}");
+        Ok(())
+    })
+}
+
+/// Problems of n3.
+fn problems(lab: &Lab) -> Result<Vec<Value>> {
+    let status = lab.status()?;
+    let node = status["nodes"].as_array().into_iter().flatten().find(|node| node["node"] == "n3").context("n3 is silent")?;
+    node["problems"].as_array().cloned().context("no problems")
+}
+
+/// The agent says that the table is full.
+fn is_told(lab: &Lab) -> Result<()> {
+    eventually(|| {
+        let problems = problems(lab)?;
+        let why = problems.iter().find(|problem| problem["code"] == FULL).and_then(|problem| problem["why"].as_str());
+        let (entries, rest) = why.and_then(|why| why.split_once(" of ")).with_context(|| format!("it is not told: {problems:?}"))?;
+        let max = rest.split(' ').next().unwrap_or_default();
+        ensure!(entries.parse::<u64>()? >= max.parse()?, "{entries} of {max} entries where the table is full");
+        Ok(())
+    })
+}
+
+/// A minute after there is room again, it says so no more.
+fn is_over(lab: &Lab) -> Result<()> {
+    within(OVER, || {
+        let problems = problems(lab)?;
+        ensure!(problems.is_empty(), "still told: {problems:?}");
+        Ok(())
+    })
 }
 
 /// A connection that began without the stack, and that connection tracking of n3 had no room for when it was to be told of it.

@@ -23,6 +23,8 @@ const PORTS: u16 = 20;
 /// Connections of each of two clients, three in four of them by a service, and milliseconds between two requests on each.
 const CONNECTIONS: &str = "500";
 const PAUSE_MS: &str = "1000";
+/// How it is told that the maps are full.
+const FULL: u16 = 1314;
 /// Within which what is no longer allowed has to fall silent.
 const WITHIN: Duration = Duration::from_secs(5);
 
@@ -42,26 +44,6 @@ fn sizes(lab: &Lab, sizes: &str) -> Result<()> {
         lab.agent("start", node)?;
     }
     Ok(())
-}
-
-fn metric(lab: &Lab, node: &str, name: &str) -> Result<u64> {
-    let page = said(&lab.node(node, &["curl", "-s", "--max-time", "3", "http://127.0.0.1:10249/metrics"])?).context("no metrics")?;
-    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.with_context(|| format!("{node}: no {name}"))?.trim().parse().with_context(|| name.to_owned())
-}
-
-/// The agents serve, and are as far in the kernel as they have compiled; that the maps are full is their one problem.
-fn at_rest(lab: &Lab) -> Result<()> {
-    eventually(|| {
-        let status = lab.status()?;
-        let nodes = status["nodes"].as_array().context("no nodes")?;
-        let calm = |node: &&Value| {
-            let mut problems = node["problems"].as_array().into_iter().flatten();
-            node["synced"] == true && node["appliedRevision"] == node["revision"] && problems.all(|problem| problem["code"] == 1314)
-        };
-        ensure!(nodes.iter().filter(calm).count() == NODES.len(), "not all agents are content: {status}");
-        Ok(())
-    })
 }
 
 pub(crate) fn all_full(bench: &Bench) -> Result<String> {
@@ -102,19 +84,19 @@ fn filled_up(lab: &Lab, rounds: usize) -> Result<String> {
         let mut told = Vec::new();
         for node in NODES {
             for map in ["frontends", "endpoints", "live"] {
-                let count = |what: &str| metric(lab, node, &format!("bowline_socket_map_entries{what}{{map=\"{map}\"}}"));
+                let count = |what: &str| lab.metric(node, &format!("bowline_socket_map_entries{what}{{map=\"{map}\"}}"));
                 let (entries, room) = (count("")?, count("_max")?);
                 // Frontends whose endpoints do not fit stay out, so that not every one of these maps is full to the last place.
                 ensure!(room == 1024 && entries > 900, "{node}: {entries} of {room} {map}");
                 told.push(entries);
             }
-            ensure!(metric(lab, node, "bowline_socket_frontends_left_out")? > 0, "{node}: all services fit");
+            ensure!(lab.metric(node, "bowline_socket_frontends_left_out")? > 0, "{node}: all services fit");
         }
         Ok(told.iter().min().copied().unwrap_or(0))
     })?;
     // It came last, and has no place.
     lab.apply_objects(&[service("maps-denied", "maps-denied", None)])?;
-    at_rest(lab)?;
+    lab.settled_beside(&[FULL])?;
     let denied = named(lab, "maps-denied", "maps-denied")?;
     let mut targets = vec![at(&denied, false)?, at(&denied, true)?];
     for v6 in lab.families() {
@@ -165,7 +147,7 @@ fn one_round(lab: &Lab) -> Result<Round> {
     let direct = at(&named(lab, "maps", "maps-one")?, false)?;
     let by_service = |v6| anyhow::Ok(SocketAddr::new(cluster_ip(lab, "maps", "default", v6)?, PORT).to_string());
     let (v4, v6) = (by_service(false)?, by_service(true)?);
-    let no_room = |node| metric(lab, node, "bowline_fastpath_no_room_total");
+    let no_room = |node| lab.metric(node, "bowline_fastpath_no_room_total");
     let before = no_room("n1")? + no_room("n3")?;
     // Without agents nobody tells connection tracking of what begins without it: their map fills up.
     for node in ["n1", "n3"] {
@@ -177,9 +159,9 @@ fn one_round(lab: &Lab) -> Result<Round> {
     for node in ["n1", "n3"] {
         lab.agent("start", node)?;
     }
-    at_rest(lab)?;
+    lab.settled_beside(&[FULL])?;
     let (known, no_room) = eventually(|| {
-        let known = metric(lab, "n1", "bowline_fastpath_entries")?;
+        let known = lab.metric("n1", "bowline_fastpath_entries")?;
         let no_room = no_room("n1")? + no_room("n3")? - before;
         ensure!(no_room > 0 && known > 512, "{known} flows are known, {no_room} connections had no room");
         Ok((known, no_room))
@@ -191,7 +173,7 @@ fn one_round(lab: &Lab) -> Result<Round> {
     let begun = Instant::now();
     let mut last = Vec::new();
     for talk in &mut talks {
-        last.push(talk.falls_silent(lab)?);
+        last.push(talk.falls_silent(lab, FULL)?);
     }
     let silent = begun.elapsed().saturating_sub(Duration::from_millis(crate::full::SILENCE_MS));
     ensure!(silent < WITHIN, "silent only after {} ms", silent.as_millis());

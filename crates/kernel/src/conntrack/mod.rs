@@ -85,7 +85,7 @@ pub enum ConntrackError {
         source: io::Error,
     },
     /// The kernel refused.
-    #[error("cannot {operation} connection tracking entries: {}; does the kernel have nf_conntrack_netlink?", io::Error::from_raw_os_error(*errno))]
+    #[error("cannot {operation} connection tracking entries: {}; {}", io::Error::from_raw_os_error(*errno), reason(*errno))]
     Refused {
         /// What was to be done.
         operation: &'static str,
@@ -95,6 +95,15 @@ pub enum ConntrackError {
     /// The namespace cannot be entered.
     #[error(transparent)]
     Namespace(#[from] NetNsError),
+}
+
+/// What a refusal means, as far as its number tells.
+fn reason(errno: i32) -> &'static str {
+    match errno {
+        libc::ENOMEM | libc::ENOSPC => "the table is full (nf_conntrack_max), or memory is",
+        libc::EPERM | libc::EACCES => "it takes the capability NET_ADMIN",
+        _ => "does the kernel have nf_conntrack_netlink?",
+    }
 }
 
 impl ConntrackError {
