@@ -9,6 +9,7 @@ mod cluster;
 mod cni;
 mod dns;
 mod dnsload;
+mod enforced;
 mod first;
 mod kubeproxy;
 mod machine;
@@ -52,10 +53,10 @@ struct Args {
     /// What cargo says to every bench
     #[arg(long, hide = true)]
     bench: bool,
-    /// The part that runs on a lab's node
+    /// The part that runs on a lab's node or in a pod
     #[arg(long, hide = true, value_enum)]
     inside: Option<Inside>,
-    /// What the client on a lab's node connects to
+    /// What the client there connects to
     #[arg(long, hide = true)]
     target: Option<std::net::SocketAddr>,
     /// It has a mount namespace of its own
@@ -69,11 +70,13 @@ enum Output {
     Json,
 }
 
-/// Parts of benches that run on a lab's node.
+/// Parts of benches that run on a lab's node or in a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Inside {
     Cni,
     Client,
+    Echo,
+    Flows,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -84,18 +87,20 @@ enum Bench {
     First,
     Proxies,
     Policies,
+    Enforced,
     Paths,
     Dns,
     Memory,
 }
 
 impl Bench {
-    const ALL: [Bench; 9] = [
+    const ALL: [Bench; 10] = [
         Bench::Services,
         Bench::Sockets,
         Bench::First,
         Bench::Proxies,
         Bench::Policies,
+        Bench::Enforced,
         Bench::Paths,
         Bench::Cni,
         Bench::Dns,
@@ -110,6 +115,7 @@ impl Bench {
             Bench::First => "first",
             Bench::Proxies => "proxies",
             Bench::Policies => "policies",
+            Bench::Enforced => "enforced",
             Bench::Paths => "paths",
             Bench::Dns => "dns",
             Bench::Memory => "memory",
@@ -124,6 +130,7 @@ impl Bench {
             Bench::First => first::measure(effort),
             Bench::Proxies => proxies::measure(effort),
             Bench::Policies => policies::measure(effort),
+            Bench::Enforced => enforced::measure(effort),
             Bench::Paths => paths::measure(effort),
             Bench::Dns => dns::measure(effort),
             Bench::Memory => memory::measure(effort),
@@ -156,6 +163,8 @@ fn main() -> ExitCode {
     let result = match (args.inside, args.apart) {
         (Some(Inside::Cni), _) => cni::inside(effort),
         (Some(Inside::Client), _) => args.target.context("a client needs a target").and_then(proxies::inside),
+        (Some(Inside::Echo), _) => enforced::echo(),
+        (Some(Inside::Flows), _) => args.target.context("flows need a target").and_then(enforced::flows),
         (None, true) => run(&args, effort),
         (None, false) => apart(),
     };

@@ -1,5 +1,5 @@
 //! Policies: from an event of the API to the rules in the kernel, by the agent's own path: world, compile, lowering, nftables driver, in a
-//! namespace of the bench's own. The watch before it and the cut of connections after it are not in it.
+//! namespace of the bench's own. The watch before it and the cut of connections after it are not in it: `enforced` has these.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::services::Loaded;
 use crate::stats::Samples;
 
 /// Pods of the node, each in a namespace of its own, and selected by each policy there.
-const LOCAL: u32 = 100;
+pub(crate) const LOCAL: u32 = 100;
 /// Sizes with few and many policies, and with few and many pods elsewhere that a policy names.
 const POLICIES: [u32; 3] = [100, 1000, 10_000];
 const PEERS: [u32; 3] = [1000, 10_000, 100_000];
@@ -27,7 +27,7 @@ const PEERS: [u32; 3] = [1000, 10_000, 100_000];
 const USUAL_PEERS: u32 = 10_000;
 /// What the target is about, and within how many milliseconds.
 const TARGET_SIZE: u32 = 10_000;
-const TARGET_MS: f64 = 50.0;
+pub(crate) const TARGET_MS: f64 = 50.0;
 /// Values of the label by which policies tell pods.
 const ROLES: u32 = 10;
 
@@ -199,7 +199,8 @@ fn upsert(kind: Kind, object: Value) -> Result<Change> {
     Ok(Change::Upsert(read))
 }
 
-fn namespace(n: u32) -> String {
+/// The namespace of policy `n`, and of the node's pod `n`.
+pub(crate) fn namespace(n: u32) -> String {
     format!("ns-{}", n % LOCAL)
 }
 
@@ -231,7 +232,7 @@ fn policy_name(n: u32) -> String {
 }
 
 /// Pods of one role in the namespace may reach the node's pod there on one port.
-fn policy(n: u32, port: u32) -> Value {
+pub(crate) fn policy(n: u32, port: u32) -> Value {
     let role = format!("r{}", n / LOCAL % ROLES);
     json!({
         "metadata": {"name": policy_name(n), "namespace": namespace(n), "uid": policy_name(n)},
