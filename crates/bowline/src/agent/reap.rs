@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bowline_compile::{Flow, Judge};
 use bowline_dataplane::objects::net::{HELD_MARK, TRANSLATED_MARK};
-use bowline_kernel::conntrack::{Conntrack, ConntrackError, Entry};
+use bowline_kernel::conntrack::{Conntrack, ConntrackError, Entry, Tuple};
 use bowline_kernel::netlink::Netlink;
 use bowline_model::Protocol;
 use bowline_model::intent::Intent;
@@ -95,6 +95,18 @@ impl Work {
         let forgotten = conntrack.delete_all(&of(Fate::IsForgotten))?;
         let holds = begun > 0 || !of(Fate::IsHeld { already: true }).is_empty();
         Ok(Cut { cut: begun + forgotten, let_go, holds })
+    }
+
+    /// The same of connections that connection tracking was told of meanwhile; says how many are no longer allowed.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub(super) fn cut_of(&self, told: &[Tuple], newest: &dyn Fn() -> Arc<Intent>) -> Result<usize, ConntrackError> {
+        let (local, newest) = (local_addresses(), newest());
+        let view = View::of(&newest, &local);
+        let entries = told.iter().copied().map(Entry::untranslated);
+        let forgotten: Vec<Entry> = entries.filter(|entry| self.fate(entry, &view) == Fate::IsForgotten).collect();
+        Conntrack::open()?.delete_all(&forgotten)
     }
 
     fn fate(&self, entry: &Entry, view: &View<'_>) -> Fate {

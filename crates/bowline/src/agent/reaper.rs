@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bowline_kernel::bpf::{Epoch, HandedOver, Which};
-use bowline_kernel::conntrack::ConntrackError;
+use bowline_kernel::conntrack::{ConntrackError, Tuple};
 use bowline_model::intent::Intent;
 use tokio::sync::watch;
 
@@ -70,20 +70,24 @@ fn advance(epoch: &Epoch) {
 }
 
 /// Hands connections over. That it fails is said once, for as long as it does: where there is no room, it is tried every second.
-fn hand_over(epoch: &Epoch, which: Which, refused: &AtomicBool) {
+///
+/// Gives those that connection tracking was told of; none where it failed, and it may have been told of some.
+fn hand_over(epoch: &Epoch, which: Which, refused: &AtomicBool) -> Option<Vec<Tuple>> {
     match epoch.hand_over(which) {
         Ok(HandedOver { told, .. }) => {
             if refused.swap(false, Ordering::Relaxed) {
                 tracing::info!("connections that began without the stack are handed over to it again");
             }
-            if told > 0 {
-                tracing::debug!(told, "connections made known to connection tracking");
+            if !told.is_empty() {
+                tracing::debug!(told = told.len(), "connections made known to connection tracking");
             }
+            Some(told)
         }
         Err(error) if !refused.swap(true, Ordering::Relaxed) => {
             tracing::warn!(%error, "connections that began without the stack cannot be handed over to it");
+            None
         }
-        Err(_) => {}
+        Err(_) => None,
     }
 }
 
@@ -153,8 +157,10 @@ impl Shared {
 impl Reaper {
     /// Starts the thread in the network namespace of the caller. Who looks at `applied` is told of pods that are done with.
     ///
-    /// What the fast path carries without connection tracking is made known to it before a cut, and a new epoch begins before and after: before, so that
-    /// nothing more begins by the rules of before; after, so that nothing is carried that connection tracking knows no longer.
+    /// What the fast path carries without connection tracking is made known to it for a cut, and a new epoch begins before and after: before, so that
+    /// nothing more begins by the rules of before; after, so that nothing is carried that connection tracking knows no longer. To make it known takes
+    /// a wait for all processors, and to look over what is known one for the whole table: they go on beside each other, and then what was made known
+    /// is looked over by itself.
     ///
     /// # Errors
     /// When there is no thread to be had.
@@ -164,12 +170,26 @@ impl Reaper {
         let still = refused.clone();
         let cut = move |work: &Work, newest: &dyn Fn() -> Arc<Intent>| {
             advance(&own);
-            hand_over(&own, Which::All, &refused);
-            let cut = work.cut(newest);
+            let (known, told) = std::thread::scope(|scope| {
+                let handing = scope.spawn(|| hand_over(&own, Which::All, &refused));
+                let known = work.cut(newest);
+                advance(&own);
+                (known, handing.join().unwrap_or_default())
+            });
+            let mut done = known?;
+            match told.as_deref() {
+                Some([]) => return Ok(done),
+                Some(told) => done.cut += work.cut_of(told, newest)?,
+                // Whatever it was told of is in the table.
+                None => {
+                    let more = work.cut(newest)?;
+                    done = Cut { cut: done.cut + more.cut, let_go: done.let_go + more.let_go, holds: more.holds };
+                }
+            }
             advance(&own);
-            cut
+            Ok(done)
         };
-        Reaper::start_with(applied, cut, move |which| hand_over(&epoch, which, &still))
+        Reaper::start_with(applied, cut, move |which| drop(hand_over(&epoch, which, &still)))
     }
 
     fn start_with<C, H>(applied: watch::Sender<Applied>, mut cut: C, mut hand_over: H) -> io::Result<Reaper>

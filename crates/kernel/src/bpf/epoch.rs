@@ -61,10 +61,10 @@ pub enum Which {
 }
 
 /// What became of connections that began without the stack.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HandedOver {
-    /// Connection tracking was told of them.
-    pub told: usize,
+    /// Connection tracking was told of them: each as its first packet went.
+    pub told: Vec<Tuple>,
     /// They had ended, or never got an answer.
     pub forgotten: usize,
     /// They are as they were: young.
@@ -162,16 +162,19 @@ impl Connections {
                 .elements()
                 .read(|key, value| found.extend(Direct::from_bytes(key, value).map(|connection| (key.to_vec(), connection))))?;
             for (key, connection) in found {
-                let (counted, outcome) = match fate(&connection, which, now_ns) {
-                    Fate::Young => (&mut done.young, Ok(())),
-                    Fate::Forget => (&mut done.forgotten, table.elements().take(&key).map(|_| ()).map_err(HandOverError::from)),
-                    Fate::Tell => (&mut done.told, tell(&mut self.conntrack, self.timeout_s, table, &key, &connection, which)),
-                };
-                match outcome {
-                    Ok(()) => *counted += 1,
-                    Err(error) => {
-                        first_error.get_or_insert(error);
+                let outcome = match fate(&connection, which, now_ns) {
+                    Fate::Young => {
+                        done.young += 1;
+                        Ok(())
                     }
+                    Fate::Forget => table.elements().take(&key).map(|_| done.forgotten += 1).map_err(HandOverError::from),
+                    Fate::Tell => {
+                        let told = tell(&mut self.conntrack, self.timeout_s, table, &key, &connection, which);
+                        told.map(|()| done.told.push(original(&connection)))
+                    }
+                };
+                if let Err(error) = outcome {
+                    first_error.get_or_insert(error);
                 }
             }
         }
@@ -221,6 +224,11 @@ fn fate(connection: &Direct, which: Which, now_ns: u64) -> Fate {
     }
 }
 
+fn original(connection: &Direct) -> Tuple {
+    let discriminator = Discriminator::Ports { source: connection.source.port(), destination: connection.destination.port() };
+    Tuple { source: connection.source.ip(), destination: connection.destination.ip(), protocol: TCP, discriminator }
+}
+
 /// Connection tracking first: at no moment does neither know it.
 fn tell(
     conntrack: &mut Conntrack,
@@ -230,12 +238,7 @@ fn tell(
     connection: &Direct,
     which: Which,
 ) -> Result<(), HandOverError> {
-    let original = Tuple {
-        source: connection.source.ip(),
-        destination: connection.destination.ip(),
-        protocol: TCP,
-        discriminator: Discriminator::Ports { source: connection.source.port(), destination: connection.destination.port() },
-    };
+    let original = original(connection);
     let adopted = conntrack.adopt_tcp(&original, connection.answered, timeout_s);
     let adopted = match adopted {
         // It goes on as it does, and is tried again.
@@ -246,8 +249,7 @@ fn tell(
     let over = left.and_then(|value| Direct::from_bytes(key, &value)).is_none_or(|connection| connection.ended_ns != 0);
     // It ended meanwhile, and nothing would end it there.
     if adopted? && over {
-        let (mark, status, zone, id) = (0, 0, 0, None);
-        conntrack.delete(&Entry { original, reply: original.answers(), mark, status, zone, timeout_s: 0, id })?;
+        conntrack.delete(&Entry::untranslated(original))?;
     }
     Ok(())
 }

@@ -207,6 +207,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// What is known of a connection by its first packet alone, if nothing translates it: without a number, so that whatever has its tuple is meant.
+    pub fn untranslated(original: Tuple) -> Entry {
+        Entry { original, reply: original.answers(), mark: 0, status: 0, zone: 0, timeout_s: 0, id: None }
+    }
+
     /// Its family.
     pub fn family(&self) -> Family {
         Family::of(&self.original.source)

@@ -50,8 +50,7 @@ impl Filler {
     /// Removes the newest.
     fn remove(&mut self, count: usize) -> Result<()> {
         for original in self.made.split_off(self.made.len().saturating_sub(count)) {
-            let (mark, status, zone, timeout_s, id) = (0, 0, 0, 0, None);
-            self.conntrack.delete(&Entry { original, reply: original.answers(), mark, status, zone, timeout_s, id })?;
+            self.conntrack.delete(&Entry::untranslated(original))?;
         }
         Ok(())
     }
