@@ -79,6 +79,11 @@ impl Objects {
         self.element(set, key, None, ElementData::Value(value));
     }
 
+    /// A chain that a verdict map calls: what it does not decide comes back.
+    pub(crate) fn call(&mut self, set: impl Into<Arc<str>>, key: Arc<[u8]>, chain: Arc<str>) {
+        self.element(set, key, None, ElementData::Verdict(Verdict::Jump(chain)));
+    }
+
     /// A destination chain of a verdict map.
     pub(crate) fn goto(&mut self, set: impl Into<Arc<str>>, key: Arc<[u8]>, chain: Arc<str>) {
         self.element(set, key, None, ElementData::Verdict(Verdict::Goto(chain)));

@@ -1,4 +1,9 @@
 //! A pod's elements: from its link and address to the lists that judge it.
+//!
+//! The lists are called and not gone to, though each of them decides. The kernel takes a packet through the rules of the generation in which it
+//! came, but looks into sets as they are at that moment: one that is on its way while a transaction comes into force may be led to a list that
+//! is new, and finds it empty. It comes back, and is closed out; from a chain that it went to it would fall through to the end of the hook, which
+//! lets it pass.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -35,8 +40,8 @@ fn one(intent: &Intent, name: &Arc<str>, objects: &mut Objects) {
     let Some((pod, policy)) = intent.pods.pods.get(name).zip(intent.policy.pods.get(name)) else { return };
     for (family, ip) in pod.ips.iter() {
         let key = KeyBuilder::new().ifname(&pod.host_ifname).ip(*ip).build();
-        objects.goto(named("pods_in", family), key.clone(), lists::chain_of(policy, Direction::Ingress));
-        objects.goto(named("pods_out", family), key.clone(), lists::chain_of(policy, Direction::Egress));
+        objects.call(named("pods_in", family), key.clone(), lists::chain_of(policy, Direction::Ingress));
+        objects.call(named("pods_out", family), key.clone(), lists::chain_of(policy, Direction::Egress));
         objects.member(named("ready", family), key);
         objects.member(named("self", family), KeyBuilder::new().ip(*ip).ip(*ip).build());
     }
