@@ -107,6 +107,8 @@ pub(crate) struct Applier {
     /// The newest intent whose rules were all written: what it allows is all that is let through.
     reaped: Arc<Intent>,
     reaper: Reaper,
+    /// How many generations of rules others had begun when the rules were as wanted and read back last.
+    others: Option<u32>,
     host: HostFacts,
     iface: Option<String>,
     /// How the kernel can tell of denials, as it said at the start.
@@ -132,7 +134,8 @@ impl Foreign {
     /// How the two drivers should look: at the kernel where something was told of, else at the shadow.
     fn take(&self) -> Looks {
         let look = |flag: &AtomicBool| if flag.swap(false, Ordering::Relaxed) { SyncMode::Full } else { SyncMode::Shadow };
-        Looks { nft: look(&self.nft), net: look(&self.net) }
+        let nft = look(&self.nft);
+        Looks { nft, sockets: nft, net: look(&self.net) }
     }
 }
 
@@ -151,12 +154,13 @@ struct Looked<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Looks {
     nft: SyncMode,
+    sockets: SyncMode,
     net: SyncMode,
 }
 
 impl Looks {
-    const FULL: Looks = Looks { nft: SyncMode::Full, net: SyncMode::Full };
-    const SHADOW: Looks = Looks { nft: SyncMode::Shadow, net: SyncMode::Shadow };
+    const FULL: Looks = Looks { nft: SyncMode::Full, sockets: SyncMode::Full, net: SyncMode::Full };
+    const SHADOW: Looks = Looks { nft: SyncMode::Shadow, sockets: SyncMode::Shadow, net: SyncMode::Shadow };
 }
 
 /// What wakes the thread.
@@ -190,6 +194,7 @@ impl Applier {
             lowered: Arc::default(),
             reaped: Arc::default(),
             reaper: Reaper::start(applied.clone(), fastpath.epoch())?,
+            others: None,
             fastpath,
             host: HostFacts::default(),
             iface,
@@ -240,7 +245,9 @@ impl Applier {
             }
             let now = self.now_ms();
             if now >= read_back_at {
-                (looks, read_back_at, hint_at) = (Looks::FULL, now + ms(READ_BACK_EVERY), None);
+                // Many rules take long to read, and a change that comes meanwhile waits; nobody else has written any.
+                let nft = if self.rules_are_as_left() { SyncMode::Shadow } else { SyncMode::Full };
+                (looks, read_back_at, hint_at) = (Looks { nft, ..Looks::FULL }, now + ms(READ_BACK_EVERY), None);
             } else if published.synced && hint_at.is_some_and(|at| now >= at) {
                 (looks, hint_at) = (wakes.foreign.take(), None);
             }
@@ -281,10 +288,14 @@ impl Applier {
         self.want(intent, looks.net);
         let now = self.now_ms();
         self.reaper.expect(intent);
+        // Asked before they are read: what comes between is one more than was counted.
+        let others = if looks.nft == SyncMode::Full { self.generations_of_others() } else { self.others };
         let rules = self.nft.sync(looks.nft, now);
         let arp = self.arp.sync(looks.nft, now);
+        let good = rules.is_clean() && arp.is_clean() && self.nft.dirty().is_empty() && self.arp.dirty().is_empty();
+        self.others = others.filter(|_| good);
         // After the rules, which serve what these maps lack.
-        let sockets = self.sockets.sync(looks.nft, now);
+        let sockets = self.sockets.sync(looks.sockets, now);
         // Links and routes after the rules that guard them.
         let routes = self.net.sync(looks.net, now);
         // What went another way, or might, is to be asked for again.
@@ -311,6 +322,24 @@ impl Applier {
         }
         let full = looks.nft == SyncMode::Full;
         self.tell(Looked { rules: &rules, arp: &arp, sockets: &sockets, routes: &routes, hooks: &hooks, full }, before);
+    }
+
+    /// How many generations of rules others have begun in this namespace, but for a number that stays the same.
+    fn generations_of_others(&mut self) -> Option<u32> {
+        let own = self.nft.driver().commits().wrapping_add(self.arp.driver().commits());
+        match self.nft.driver().generation() {
+            Ok(generation) => Some(generation.wrapping_sub(own)),
+            Err(error) => {
+                tracing::debug!(%error, "the generation of rules cannot be had");
+                None
+            }
+        }
+    }
+
+    /// Whether all rules in this namespace, ours among them, are as they were when ours were read back last, but for what this thread has changed.
+    fn rules_are_as_left(&mut self) -> bool {
+        let now = self.generations_of_others();
+        now.is_some() && now == self.others
     }
 
     /// Turns the intent into wanted objects: the difference, or everything anew where the host itself has changed.

@@ -33,6 +33,8 @@ pub struct NftDriver {
     /// What is there; none if it must be read first.
     known: Option<Known>,
     pub(super) part_elements: usize,
+    /// Transactions that came into force.
+    commits: u32,
 }
 
 /// An object of the table as it was read back.
@@ -112,7 +114,7 @@ impl NftDriver {
     /// # Errors
     /// As `open`. A kernel without the family refuses the first transaction.
     pub fn open_of(family: TableFamily) -> Result<Self, NftError> {
-        Ok(NftDriver { socket: NftSocket::open(family)?, known: None, part_elements: PART_ELEMENTS })
+        Ok(NftDriver { socket: NftSocket::open(family)?, known: None, part_elements: PART_ELEMENTS, commits: 0 })
     }
 
     /// Works on a network namespace.
@@ -126,6 +128,19 @@ impl NftDriver {
     /// The port that notifications of this driver's changes carry, for [`crate::watch::ForeignChanges::ignore_port`].
     pub fn port(&self) -> u32 {
         self.socket.port()
+    }
+
+    /// The number of the generation of rules in the namespace: every transaction begins another, whoever makes it and whatever it is about.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub fn generation(&mut self) -> Result<u32, NftError> {
+        self.socket.generation()
+    }
+
+    /// How many transactions of this driver have come into force; the number begins anew after 2^32.
+    pub fn commits(&self) -> u32 {
+        self.commits
     }
 
     /// Removes the table with all in it. An absent table is fine.
@@ -231,6 +246,7 @@ impl NftDriver {
         let sent = if batch.is_empty() { Ok(Vec::new()) } else { self.socket.transact(batch.writer.bytes(), batch.first, batch.count()) };
         match sent {
             Ok(errors) if errors.is_empty() => {
+                self.commits = self.commits.wrapping_add(u32::from(!batch.is_empty()));
                 known.commit(work, &changes, &rebuild);
                 outcome.disturbed |= rebuild.lost;
                 Attempt::Done

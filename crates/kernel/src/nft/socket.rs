@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, sockopt};
 
 use super::error::NftError;
-use super::uapi;
-use super::wire::{KernelReply, Writer, kernel_reply};
+use super::uapi::{self, msg};
+use super::wire::{FAMILY_HEADER_BYTES, KernelReply, Writer, kernel_reply};
 use crate::wire::{Received, messages};
 
 /// Largest transaction that the socket takes, in bytes.
@@ -104,6 +104,25 @@ impl NftSocket {
             }
         }
         Err(NftError::Unsteady { operation, times: DUMP_TRIES })
+    }
+
+    /// The number of the generation of rules in the namespace.
+    pub(super) fn generation(&mut self) -> Result<u32, NftError> {
+        let operation = "ask for the generation of rules";
+        let sequence = self.free_sequence();
+        self.used(1);
+        let mut request = Writer::about(self.family);
+        request.nft(msg::GETGEN, 0, sequence, |_| {});
+        self.send(request.bytes())?;
+        loop {
+            self.receive(RecvFlags::empty()).map_err(|errno| NftError::Socket { operation, errno })?;
+            let Some(message) = messages(&self.buffer).find(|m| m.sequence == sequence) else { continue };
+            let none = NftError::Refused { operation, errno: Errno::PROTO, words: None };
+            return match message.kind {
+                uapi::NLMSG_ERROR => dump_error(operation, &message).and(Err(none)),
+                _ => message.attrs(FAMILY_HEADER_BYTES).be32(uapi::NFTA_GEN_ID).ok_or(none),
+            };
+        }
     }
 
     /// Reads to the end of a dump; false if the objects changed meanwhile.

@@ -57,12 +57,15 @@ pub(super) mod msg {
     pub(in super::super) const NEWSETELEM: u16 = 12;
     pub(in super::super) const GETSETELEM: u16 = 13;
     pub(in super::super) const DELSETELEM: u16 = 14;
+    pub(in super::super) const GETGEN: u16 = 16;
     pub(in super::super) const NEWOBJ: u16 = 18;
     pub(in super::super) const GETOBJ: u16 = 19;
     pub(in super::super) const DELOBJ: u16 = 20;
 }
 
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
+
+pub(super) const NFTA_GEN_ID: u16 = 1;
 
 pub(super) const NFTA_TABLE_NAME: u16 = 1;
 pub(super) const NFTA_TABLE_FLAGS: u16 = 2;

@@ -25,6 +25,25 @@ fn differences_of(driver: &mut NftDriver, want: &Objects) -> Vec<NftKey> {
 }
 
 #[test]
+fn what_others_write_begins_a_generation_that_the_driver_has_not_counted() {
+    let Some((ns, mut driver)) = start() else { return };
+    let others = |driver: &mut NftDriver| driver.generation().unwrap().wrapping_sub(driver.commits());
+    let set = Objects::from([(set_key("src4"), NftObject::Set(set_of(&[Field::Ipv4], SetData::Nothing)))]);
+    turn(&mut driver, &Objects::new(), &set);
+    let (before, commits) = (others(&mut driver), driver.commits());
+    turn(&mut driver, &set, &set);
+    assert_eq!((others(&mut driver), driver.commits()), (before, commits), "nothing to do is no transaction");
+    let mut arp = open(&ns);
+    turn(&mut arp, &Objects::new(), &lowered(&[1]));
+    assert_eq!(others(&mut driver), before.wrapping_add(arp.commits()), "each driver counts its own");
+    if nft(&ns, &["add", "table", "ip", "stranger"]).is_some() {
+        assert_eq!(others(&mut driver), before.wrapping_add(arp.commits() + 1));
+        nft(&ns, &["add element inet bowline src4 { 10.0.0.1 }"]);
+        assert_eq!(others(&mut driver), before.wrapping_add(arp.commits() + 2));
+    }
+}
+
+#[test]
 fn the_two_tables_of_our_name_know_nothing_of_each_other() {
     let Some((ns, mut inet)) = start() else { return };
     let mut arp = open(&ns);

@@ -93,9 +93,12 @@ pub(super) fn bytes(bytes: &[u8]) -> Arc<[u8]> {
     bytes.into()
 }
 
-/// Applies all and expects no failure.
+/// Applies all and expects no failure; every generation of rules that this begins is a transaction that the driver has counted.
 pub(super) fn apply(driver: &mut NftDriver, delta: &Delta<NftKey, NftObject>) {
+    let others = |driver: &mut NftDriver| driver.generation().unwrap().wrapping_sub(driver.commits());
+    let before = others(driver);
     let report = driver.apply(delta);
+    assert_eq!(others(driver), before, "{} transactions", driver.commits());
     assert!(report.failed.is_empty(), "{} failed, first: {:?}", report.failed.len(), report.failed.first());
 }
 
