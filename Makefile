@@ -22,9 +22,9 @@ test:            ## everything that a change must pass
 check:           ## formatting, lints, tests without root: what an editor's save wants
 	@cargo xtask check
 
-bench:           ## measurements beside their peers, as ratios
+bench:           ## measurements beside their peers, as ratios (BENCHES=...)
 	@scripts/packages bench
-	@cargo xtask bench
+	@cargo xtask bench $(BENCHES)
 
 audit:           ## advisories against the dependencies (needs cargo-deny and its database)
 	@cargo xtask audit

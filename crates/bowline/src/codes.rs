@@ -172,7 +172,7 @@ pub(crate) const CODES: &[Explained] = &[
         text: "The kernel keeps an entry for every connection over this node, and has no room for more: connections that are there go on, packets\n\
                of new ones are dropped, and what policies deny stays denied. `bowline_conntrack_entries` and\n\
                `bowline_conntrack_dropped_packets_total` in the metrics say how full it is and what that cost. Raise nf_conntrack_max (an entry\n\
-               takes some 300 bytes; a kube-proxy configuration has conntrack.maxPerCore for it), or find out who opens so many:\n\
+               takes 256 bytes and more; a kube-proxy configuration has conntrack.maxPerCore for it), or find out who opens so many:\n\
                `conntrack -L | awk '{print $5}' | sort | uniq -c | sort -n | tail`. It is over when nothing was dropped for a minute.",
     },
     Explained {

@@ -60,22 +60,7 @@ impl<'a> Kernel<'a> {
     }
 
     fn judge(&mut self, hop: &Hop, sent: Sent, seen: &mut Seen) {
-        let (dst, choices) = match self.at_socket(hop, sent) {
-            Ok(Socket::AsItIs) => (hop.dst, hop.choices.max(1)),
-            Ok(Socket::To(endpoints)) => {
-                let endpoints: BTreeSet<At> = endpoints.into_iter().map(|endpoint| (endpoint.address, Some(endpoint.port))).collect();
-                if endpoints.len() != hop.choices || !endpoints.contains(&hop.onward) {
-                    return differs(seen, "its socket maps lead elsewhere");
-                }
-                (hop.onward, 1)
-            }
-            Ok(Socket::Refused) => {
-                (seen.kernel, seen.kernel_by) = (Some(Outcome::Reject), Some(Cause::NoEndpoint));
-                "its socket maps".clone_into(&mut seen.by);
-                return;
-            }
-            Err(error) => return seen.by = format!("socket maps: {error}"),
-        };
+        let Some((dst, choices)) = self.sent_to(hop, sent, seen) else { return };
         // Each choice in turn, as the kernel's random number would make it.
         let choices = u32::try_from(choices).unwrap_or(u32::MAX);
         for choice in 0..choices {
@@ -101,6 +86,26 @@ impl<'a> Kernel<'a> {
             }
         }
         differs(seen, "its services lead elsewhere");
+    }
+
+    /// Where a packet is sent to, and among how many the rules choose then; none where it is judged at the socket already.
+    fn sent_to(&self, hop: &Hop, sent: Sent, seen: &mut Seen) -> Option<(At, usize)> {
+        match self.at_socket(hop, sent) {
+            Ok(Socket::AsItIs) => return Some((hop.dst, hop.choices.max(1))),
+            Ok(Socket::To(endpoints)) => {
+                let endpoints: BTreeSet<At> = endpoints.into_iter().map(|endpoint| (endpoint.address, Some(endpoint.port))).collect();
+                if endpoints.len() == hop.choices && endpoints.contains(&hop.onward) {
+                    return Some((hop.onward, 1));
+                }
+                differs(seen, "its socket maps lead elsewhere");
+            }
+            Ok(Socket::Refused) => {
+                (seen.kernel, seen.kernel_by) = (Some(Outcome::Reject), Some(Cause::NoEndpoint));
+                "its socket maps".clone_into(&mut seen.by);
+            }
+            Err(error) => seen.by = format!("socket maps: {error}"),
+        }
+        None
     }
 
     /// What becomes of a new socket of the node or of a pod of it, before there is a packet.
