@@ -84,7 +84,7 @@ pub(crate) fn demo_down() -> Result<bool> {
 /// Measurements beside their peers.
 pub(crate) fn bench(rest: &[String]) -> Result<bool> {
     need_root("make bench makes network namespaces")?;
-    let mut command = vec!["cargo", "bench", "--package", "bowline", "--"];
+    let mut command = vec!["cargo", "bench", "--package", "bowline", "--bench", "bench", "--"];
     command.extend(rest.iter().map(String::as_str));
     run(&Step { name: "bench", command: &command }, &mut Tally::default())
 }
